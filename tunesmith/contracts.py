@@ -1,0 +1,56 @@
+"""The verbs that cross floors, as Protocols: whoever has the verb fits, a fake fits in a test file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tunesmith.records import Answer, Conversation, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw an answer. `seed` makes it reproducible whatever else shares the batch."""
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Engine(Protocol):
+    """Writes answers."""
+
+    def sample(self, prompts: Sequence[Conversation], sampling: Sampling, *, n: int = 1, model: str = "",
+               progress: Callable[[int], None] | None = None) -> list[list[Answer]]:
+        """n answers for each prompt, from the adapter `model` (the bare base if empty).
+
+        `progress` is called with the number of prompts finished since the last call.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Judges answers: a reward model, a rubric, a person's taste."""
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        """One number per answer, higher is better."""
+        ...
+
+
+class Monitor(Protocol):
+    """Watches a training run from outside; may ask it to stop."""
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """True to go on, False to stop here and keep the best."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs a function on arguments, here or elsewhere."""
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The function's result."""
+        ...

@@ -1,0 +1,86 @@
+"""Every error a person can meet.
+
+    TunesmithError
+    ├── UserError                 a person can mend it: one clear line, exit code 2, HTTP 400
+    │   ├── SettingsError         an unknown key, a value out of range
+    │   ├── DataError             a bad file or row; carries path, line and field
+    │   ├── NotFound              a name that the workspace or the machine does not have; HTTP 404
+    │   ├── ModelError            a base or adapter that cannot be loaded or does not fit
+    │   └── MissingExtra          an optional dependency; carries the install line
+    ├── StorageError              no space, read-only, another writer; HTTP 507
+    └── TrainingStopped           NaN or exploding loss; the last good checkpoint is kept
+
+`cli.main` turns them into exit codes, `service.app` into HTTP statuses; nobody else catches the root.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class TunesmithError(Exception):
+    """The root of the tree."""
+
+    exit_code = 1
+    status = 500
+
+
+class UserError(TunesmithError):
+    """Something the person can mend: say what, where, and the cure."""
+
+    exit_code = 2
+    status = 400
+
+
+class SettingsError(UserError):
+    """An unknown key or a value out of range."""
+
+
+class DataError(UserError):
+    """A bad file or row. Prints as `demos.jsonl:41: "content" is empty`."""
+
+    def __init__(self, what: str, path: str | Path | None = None, line: int | None = None):
+        where = "" if path is None else f"{path}:" if line is None else f"{path}:{line}:"
+        super().__init__(f"{where} {what}".strip())
+        self.path, self.line = path, line
+
+
+class NotFound(UserError):
+    """A name that nothing has."""
+
+    status = 404
+
+
+class ModelError(UserError):
+    """A base or adapter that cannot be loaded, or does not fit what is asked of it."""
+
+
+class MissingExtra(UserError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f'{package} is not installed; install it with: pip install "tunesmith[{extra}]"')
+
+
+class StorageError(TunesmithError):
+    """The disk is full or read-only, or another process holds the workspace."""
+
+    exit_code = 2
+    status = 507
+
+
+class TrainingStopped(TunesmithError):
+    """Training met NaN or exploded; the last good checkpoint is kept."""
+
+    exit_code = 3
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint `; did you mean "rank"?` for a mistyped name, or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; there is: {', '.join(known)}" if known else "; there is none yet"

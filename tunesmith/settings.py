@@ -1,0 +1,201 @@
+"""One small typed model per command; TOML file and flags fill it, flags win. Imports no torch.
+
+A key that no field knows dies naming the nearest one. Nothing here rewrites another value:
+derived numbers are plain functions next to their use.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunesmith.errors import SettingsError, nearest
+
+AdapterKind = Literal["lora", "prefix", "bottleneck", "full"]
+
+
+class Settings(BaseModel):
+    """What all commands share: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], file: str | Path | None = None) -> Self:
+        """Settings from a TOML file and flags.
+
+        Raises:
+            SettingsError: unknown key (naming the nearest), wrong type or range, unreadable file.
+        """
+        values = {**(_read_toml(Path(file)) if file else {}), **flags}
+        where = f" in {file}" if file else ""
+        for key in values:
+            if key not in cls.model_fields:
+                raise SettingsError(f'unknown key "{key}"{where}{nearest(key, cls.model_fields)}')
+        try:
+            return cls.model_validate(values)
+        except ValidationError as e:
+            first = e.errors()[0]
+            name = ".".join(str(p) for p in first["loc"]) or "settings"
+            raise SettingsError(f'"{name}"{where}: {first["msg"].lower()} (got {first.get("input")!r})') from e
+
+
+class Lora(Settings):
+    """The adapter: LoRA on all linear layers, as "LoRA without regret" recommends."""
+
+    adapter: AdapterKind = Field("lora", description="the trained part")
+    rank: int = Field(16, ge=1, description="LoRA rank r")
+    alpha: float = Field(32, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
+
+
+class Optimization(Settings):
+    """What every trainer shares."""
+
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    weight_decay: float = Field(0.0, ge=0)
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    layout: Literal["tree", "padded"] = Field("tree", description="tree: prompt once, no padding; padded: plain rows")
+
+
+class SftSettings(Lora, Optimization):
+    """demonstrations -> adapter"""
+
+    base: str = Field("", description="a directory, a hub id or loan-desk")
+    data: str = Field(..., description="a dataset of demonstrations")
+    after: str = Field("", description="start from this adapter instead of a fresh one")
+    name: str = Field(..., description="the new adapter's name")
+    epochs: float = Field(2.0, gt=0)
+    batch: int = Field(16, ge=1, description="conversations per optimizer step")
+    max_tokens: int = Field(0, ge=0, description="longest conversation; 0: what the base takes")
+
+
+class CollectSettings(Settings):
+    """prompts -> answers waiting for a ranking"""
+
+    model: str = Field("", description="the adapter that answers; the bare base if empty")
+    base: str = Field("", description="needed only without a model")
+    prompts: str = Field(..., description="a dataset of prompts")
+    name: str = Field("", description="name of the set of answer groups; default: the prompts' name")
+    answers: int = Field(4, ge=2, le=9, description="answers per prompt")
+    limit: int = Field(0, ge=0, description="use only the first N prompts; 0: all")
+    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    batch: int = Field(32, ge=1, description="prompts generated at once")
+    seed: int = Field(0, ge=0)
+
+
+class RewardSettings(Lora, Optimization):
+    """rankings -> reward model"""
+
+    model: str = Field("", description="the SFT adapter it starts from; fresh on the base if empty")
+    base: str = Field("", description="needed only without a model")
+    comparisons: str = Field(..., description="ranked answer groups, or a dataset of comparisons")
+    without: tuple[str, ...] = Field((), description="leave these labelers' judgements out")
+    name: str = Field(..., description="the new reward model's name")
+    epochs: float = Field(1.0, gt=0)
+    batch: int = Field(16, ge=1, description="prompts per optimizer step")
+    loss: Literal["pairs", "plackett-luce"] = "pairs"
+    center: float = Field(0.001, ge=0, description="weight of the penalty on rewards far from zero")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for accuracy and calibration")
+    max_tokens: int = Field(0, ge=0)
+
+
+class PpoSettings(Optimization):
+    """reward model + policy -> a better policy"""
+
+    policy: str = Field(..., description="the adapter PPO starts from; its frozen copy is the reference")
+    reward: str = Field(..., description="a reward model on the same base")
+    prompts: str = Field(..., description="a dataset of prompts")
+    name: str = Field(..., description="the new adapter's name")
+    updates: int = Field(40, ge=1, description="rollout batches")
+    episodes: int = Field(64, ge=1, description="answers per rollout batch")
+    epochs: int = Field(4, ge=1, description="passes over a rollout batch")
+    minibatches: int = Field(4, ge=1, description="optimizer steps per pass")
+    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    lr: float = Field(2e-4, gt=0)
+    value_lr: float = Field(1e-3, gt=0)
+    value: Literal["adapter", "trunk"] = Field("adapter", description="own adapter from the reward model, or a head on the policy")
+    kl: float = Field(0.05, ge=0, description="initial KL coefficient")
+    kl_target: float = Field(0.0, ge=0, description="nats per answer for the adaptive controller; 0: fixed coefficient")
+    kl_horizon: int = Field(10_000, ge=1)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    clip: float = Field(0.2, gt=0)
+    value_clip: float = Field(0.2, gt=0)
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss on a shared trunk")
+    entropy_coef: float = Field(0.0, ge=0)
+    no_eos: Literal["set", "subtract", "ignore"] = Field("set", description="what an unfinished answer's score becomes")
+    no_eos_score: float = -1.0
+    whiten_rewards: bool = False
+    old_logprobs: Literal["sampler", "recompute"] = "sampler"
+    ptx: str = Field("", description="demonstrations mixed in against forgetting (PPO-ptx)")
+    ptx_coef: float = Field(0.0, ge=0)
+    max_kl: float = Field(0.0, ge=0, description="stop when KL per answer passes this; 0: never")
+
+
+class EvaluateSettings(Settings):
+    """a model against its baselines -> report"""
+
+    models: tuple[str, ...] = Field(..., description="adapters, best guess first")
+    against: tuple[str, ...] = Field(("base",), description="baselines; base is the bare base")
+    prompts: str = Field(..., description="a dataset of held-out prompts")
+    judge: str = Field("", description="a reward model, or loan-desk for its rubric")
+    name: str = Field("report", description="folder under reports/")
+    limit: int = Field(0, ge=0)
+    max_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    batch: int = Field(64, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class ImportSettings(Settings):
+    """a file -> a dataset of the workspace"""
+
+    file: str = Field(..., description="JSONL, JSON, CSV or Parquet, .gz too")
+    kind: Literal["demonstrations", "prompts", "comparisons", "rankings"] = Field(..., alias="as")
+    name: str
+    source: str = ""
+    licence: str = ""
+
+
+class StudioSettings(Settings):
+    """rank in the browser"""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8400, ge=0, le=65535)
+    groups: str = Field("", description="the set to rank; default: the newest")
+    labeler: str = Field("me", description="the name your judgements are stored under")
+
+
+class ServeSettings(Settings):
+    """OpenAI-compatible API + studio"""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    base: str = Field("", description="default: the base of the newest adapter")
+
+
+class QuickstartSettings(Settings):
+    """the whole loop on the built-in loan desk"""
+
+    fast: bool = Field(False, description="a smoke version: seconds, not minutes, and no claims")
+    rank_yourself: int = Field(0, ge=0, description="how many prompts you rank in the browser first")
+    seed: int = Field(0, ge=0)
+    split: Literal["dev", "test"] = Field("test", description="which held-out prompts the report uses")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise SettingsError(f"{path}: no such file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{path}: {e}") from e
