@@ -1,0 +1,307 @@
+"""How sure we are: intervals, bootstrap, calibration, rank correlation, on plain arrays.
+
+numpy only (no scipy: three formulas do not justify it). Nothing here prints or knows about models. Every random
+number comes from a seed, so that a report computed twice is the same report. Left out: significance tests; an
+interval of the difference says the same and also says how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite, nan, sqrt, tan
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Method = Literal["percentile", "bca"]
+
+RESAMPLES = 2000
+_CHUNK = 4_000_000
+"""Elements of one block of resampled items: 32 MB, whatever the number of prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate from `n` items with the ends of its interval.
+
+    >>> print(Interval(0.721, 0.698, 0.744, 900))
+    72.1% [69.8, 74.4]
+    >>> f"{Interval(38.04, 36.2, 40, 900):.1f}"
+    '38.0 [36.2, 40.0]'
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".1%"
+        ends = " [{}, {}]".format(*(format(x, spec).rstrip("%") for x in (self.low, self.high)))
+        return format(self.value, spec) + ends
+
+    def __str__(self) -> str:
+        return format(self, ".1%")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dict; an end that is not a finite number is None."""
+        value, low, high = (x if isfinite(x) else None for x in (self.value, self.low, self.high))
+        return {"value": value, "low": low, "high": high, "n": self.n}
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """How often one side was preferred: ties count half in `rate`, and their share is `tie_rate`."""
+
+    rate: Interval
+    tie_rate: Interval
+    wins: int
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Predictions between `low` and `high`: their mean, and the share that came true with its Wilson interval."""
+
+    low: float
+    high: float
+    predicted: float
+    observed: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Do events announced with probability p happen in a share p? `ece` 0 is perfect; `brier` rewards sharpness too."""
+
+    bins: tuple[Bin, ...]
+    ece: float
+    brier: float
+    n: int
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+    """A share with its score interval (Wilson 1927), honest at 0 and n too, where a bootstrap has no width.
+
+    `successes` may be fractional (ties count half). n = 0 gives (nan, 0, 1).
+    """
+    if n == 0:
+        return Interval(nan, 0.0, 1.0, 0)
+    z, p = _z(level), successes / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Interval(p, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), n)
+
+
+def bootstrap_mean(values: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0,
+                   method: Method = "percentile") -> Interval:
+    """The mean over items with its bootstrap interval (Efron & Tibshirani 1993, ch. 13; BCa: ch. 14.3).
+
+    Items are what was drawn independently: prompts, not the answers or pairs inside one.
+    """
+    x = _floats(values)
+    return bootstrap_ratio(x, np.ones_like(x), level=level, resamples=resamples, seed=seed, method=method)
+
+
+def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES,
+                    seed: int = 0, method: Method = "percentile") -> Interval:
+    """sum(numerators) / sum(denominators) with a bootstrap over items, each bringing one of both.
+
+    For figures whose items weigh differently (agreeing pairs over judged pairs), and ratios of two means.
+    """
+    top, bottom = _floats(numerators), _floats(denominators)
+    if top.shape != bottom.shape:
+        raise ValueError(f"{top.size} numerators for {bottom.size} denominators")
+    if top.size == 0 or bottom.sum() == 0:
+        return Interval(nan, nan, nan, int(top.size))
+    value = float(top.sum() / bottom.sum())
+    draws = np.concatenate([_ratio(top[i].sum(1), bottom[i].sum(1))
+                            for i in _resampled(top.size, resamples, np.random.default_rng(seed))])
+    draws = draws[~np.isnan(draws)]
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if method == "bca" and top.size > 1:
+        tails = _bca_tails(tails, value, draws, _ratio(top.sum() - top, bottom.sum() - bottom))
+    low, high = np.quantile(draws, tails)
+    return Interval(value, float(low), float(high), int(top.size))
+
+
+def paired_difference(values: ArrayLike, baseline: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES,
+                      seed: int = 0) -> Interval:
+    """mean(values - baseline) over the same items: what is common to both cancels, so it is tighter than two means."""
+    a, b = _same_items(values, baseline)
+    return bootstrap_mean(a - b, level=level, resamples=resamples, seed=seed)
+
+
+def relative_change(values: ArrayLike, baseline: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES,
+                    seed: int = 0) -> Interval:
+    """mean(values) / mean(baseline) - 1 over the same items: -0.5 means halved. nan if the baseline's mean is 0."""
+    a, b = _same_items(values, baseline)
+    r = bootstrap_ratio(a, b, level=level, resamples=resamples, seed=seed)
+    return Interval(r.value - 1, r.low - 1, r.high - 1, r.n)
+
+
+def outcomes(scores: ArrayLike, baseline: ArrayLike, tie_within: float = 0.0) -> Floats:
+    """Per item 1 (better than the baseline), 0.5 (within `tie_within`: a tie) or 0."""
+    a, b = _same_items(scores, baseline)
+    return np.where(np.abs(a - b) <= tie_within, 0.5, (a > b).astype(float))
+
+
+def preference_rate(outcomes_N: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+                    ) -> Preference:
+    """Preference rate over prompts from `outcomes`: bootstrap over prompts, ties half; the tie rate has Wilson's."""
+    x = _floats(outcomes_N)
+    wins, losses = int((x > 0.5).sum()), int((x < 0.5).sum())
+    ties = x.size - wins - losses
+    rate = wilson(float(x.sum()), x.size, level) if x.size and np.ptp(x) == 0 else bootstrap_mean(
+        x, level=level, resamples=resamples, seed=seed)
+    return Preference(rate, wilson(ties, x.size, level), wins, ties, losses)
+
+
+def mean_interval(values: ArrayLike, *, level: float = 0.95, seed: int = 0) -> Interval:
+    """The mean over items: Wilson where all values are 0 or 1 (a bootstrap of zeros has no width), else bootstrap."""
+    x = _floats(values)
+    if np.isin(x, (0.0, 1.0)).all():
+        return wilson(float(x.sum()), x.size, level)
+    return bootstrap_mean(x, level=level, seed=seed)
+
+
+def over_seeds(values_SN: Sequence[ArrayLike], *, crossed: bool = False, level: float = 0.95,
+               resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Mean of the seeds' means; hierarchical bootstrap: seeds are drawn anew, then prompts.
+
+    Args:
+        values_SN: one array of per-prompt values for each training seed.
+        crossed: the seeds answered the same prompts, in the same order; one draw of prompts then serves all of them.
+
+    With 3 seeds a bootstrap understates their spread (its variance is 2/3 of the unbiased one): show `t_interval`
+    of the seeds' means beside it.
+    """
+    columns = [_floats(v) for v in values_SN]
+    if not columns or any(c.size == 0 for c in columns):
+        return Interval(nan, nan, nan, 0)
+    rng = np.random.default_rng(seed)
+    slots = rng.integers(0, len(columns), (resamples, len(columns)))
+    if crossed:
+        table_SN = np.stack(columns)
+        means_RS = np.concatenate([table_SN[:, i].mean(2).T for i in _resampled(table_SN.shape[1], resamples, rng,
+                                                                               len(columns))])
+        drawn_RS = np.take_along_axis(means_RS, slots, axis=1)
+    else:
+        drawn_RS = np.empty(slots.shape)
+        for s, column in enumerate(columns):
+            hit = slots == s
+            drawn_RS[hit] = np.concatenate([column[i].mean(1) for i in _resampled(column.size, int(hit.sum()), rng)]
+                                           or [np.empty(0)])
+    low, high = np.quantile(drawn_RS.mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean([c.mean() for c in columns])), float(low), float(high), sum(c.size for c in columns))
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean ± t·s/√n of a few independent values (one per seed): the plain interval, wide when n is small."""
+    x = _floats(values)
+    if x.size < 2:
+        return Interval(float(x.mean()) if x.size else nan, -inf, inf, int(x.size))
+    half = t_quantile((1 + level) / 2, x.size - 1) * float(x.std(ddof=1)) / sqrt(x.size)
+    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, int(x.size))
+
+
+def t_quantile(p: float, df: int) -> float:
+    """Student's t at probability p >= 0.5.
+
+    With t = √df·tan(θ) the density is proportional to cos(θ)^(df-1), which is summed on a fine grid.
+    """
+    theta = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(theta) ** (df - 1)
+    area = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return sqrt(df) * tan(float(np.interp(2 * p - 1, area / area[-1], theta)))
+
+
+def calibration(probabilities: ArrayLike, happened: ArrayLike, bins: int = 10) -> Calibration:
+    """Equal-width bins, expected calibration error (Guo et al. 2017, 1706.04599, eq. 3) and Brier score.
+
+    For a reward model, `probabilities` is σ(r_i - r_j) of a pair in an order that does not know the answer (the
+    stored one), `happened` whether the labeler preferred i; soft labels between 0 and 1 are allowed. Empty bins are
+    left out.
+    """
+    p, y = _same_items(probabilities, happened)
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    rows = tuple(Bin(b / bins, (b + 1) / bins, float(p[hit].mean()), wilson(float(y[hit].sum()), int(hit.sum())))
+                 for b in range(bins) if (hit := which == b).any())
+    ece = sum(r.observed.n * abs(r.observed.value - r.predicted) for r in rows) / p.size if p.size else nan
+    return Calibration(rows, ece, float(((p - y) ** 2).mean()) if p.size else nan, int(p.size))
+
+
+def ranks(values: ArrayLike) -> Floats:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    x = _floats(values)
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Spearman's rank correlation: Pearson's on mid-ranks. nan when one side is constant."""
+    a, b = (r - r.mean() for r in map(ranks, _same_items(x, y)))
+    scale = sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale else nan
+
+
+def kendall_tau_b(x: ArrayLike, y: ArrayLike) -> float:
+    """Kendall's τ_b, corrected for ties (Kendall 1945). nan when one side is constant. O(n²) memory."""
+    a, b = _same_items(x, y)
+    i, j = np.triu_indices(a.size, 1)
+    dx, dy = np.sign(a[i] - a[j]), np.sign(b[i] - b[j])
+    scale = sqrt(float(np.abs(dx).sum()) * float(np.abs(dy).sum()))
+    return float(dx @ dy) / scale if scale else nan
+
+
+def auc(scores: ArrayLike, positive: ArrayLike) -> float:
+    """P(a positive scores above a negative), ties half (Mann-Whitney U / n₊n₋). nan without both kinds."""
+    s, y = _same_items(scores, positive)
+    yes = y > 0.5
+    p, n = int(yes.sum()), int((~yes).sum())
+    return float((ranks(s)[yes].sum() - p * (p + 1) / 2) / (p * n)) if p and n else nan
+
+
+def _z(level: float) -> float:
+    return NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _floats(values: ArrayLike) -> Floats:
+    return np.asarray(values, dtype=np.float64).reshape(-1)
+
+
+def _same_items(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
+    a, b = _floats(x), _floats(y)
+    if a.size != b.size:
+        raise ValueError(f"{a.size} values against {b.size}: both sides must be about the same items")
+    return a, b
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.full(top.shape, nan), where=bottom != 0)
+
+
+def _resampled(n: int, resamples: int, rng: np.random.Generator, width: int = 1) -> Iterator[NDArray[np.int64]]:
+    """Index blocks [r, n] adding up to `resamples` rows; a row takes n·width elements of memory."""
+    block = max(1, _CHUNK // (n * width))
+    for start in range(0, resamples, block):
+        yield rng.integers(0, n, (min(block, resamples - start), n))
+
+
+def _bca_tails(tails: Floats, value: float, draws: Floats, jackknife: Floats) -> Floats:
+    """Tail probabilities corrected for bias and skew (Efron & Tibshirani 1993, eq. 14.10-14.15)."""
+    normal = NormalDist()
+    below = ((draws < value).mean() + (draws <= value).mean()) / 2
+    if not 0 < below < 1:
+        return tails
+    bias = normal.inv_cdf(float(below))
+    centred = np.nanmean(jackknife) - jackknife[~np.isnan(jackknife)]
+    spread = float((centred ** 2).sum()) ** 1.5
+    skew = float((centred ** 3).sum()) / (6 * spread) if spread else 0.0
+    z = [bias + normal.inv_cdf(float(t)) for t in tails]
+    return np.array([normal.cdf(bias + v / (1 - skew * v)) for v in z])
