@@ -1,0 +1,1 @@
+"""Judgement about judgements, pure: rankings to groups, agreement, simulated labelers. No torch, no database."""

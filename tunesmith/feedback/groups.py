@@ -1,0 +1,154 @@
+"""Rankings to answer groups, groups to pairs, several labelers' groups to one.
+
+Nothing here weighs labelers by how good they are: one ranking counts once. The loss divides by the number of pairs
+of a group, so the weights here only compare the pairs of one group with each other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Literal
+
+from tunesmith.errors import DataError
+from tunesmith.records import AnswerGroup, Pair, Ranking, Source, Tiers
+
+Ties = Literal["drop", "half"]
+
+
+def apply(group: AnswerGroup, ranking: Ranking) -> AnswerGroup | None:
+    """The group as this labeler sees it; None if it was skipped.
+
+    "All bad" keeps the order (the best of the bad still teaches the reward model) and becomes labels of 0, a thumb
+    down for each answer, unless there are ratings.
+
+    Raises:
+        DataError: the ranking is about another group, or its tiers name an answer twice or one that is not there.
+    """
+    if ranking.skipped:
+        return None
+    if ranking.group != group.id:
+        raise DataError(f"ranking {ranking.id} is about group {ranking.group}, not {group.id}")
+    check_tiers(ranking.tiers, len(group.answers))
+    thumbs_down = (0.0,) * len(group.answers) if ranking.all_bad else ()
+    source: Source = "simulated" if ranking.simulated else "human"
+    return replace(group, tiers=ranking.tiers, pairs=(), labels=ranking.ratings or thumbs_down,
+                   labeler=ranking.labeler, shown=ranking.shown, source=source)
+
+
+def check_tiers(tiers: Tiers, k: int) -> None:
+    """Tiers name each of the answers 0..k-1 at most once, and no tier is empty.
+
+    Raises:
+        DataError: otherwise, saying which.
+    """
+    named = [i for tier in tiers for i in tier]
+    if not all(tiers):
+        raise DataError("a tier is empty")
+    if strange := [i for i in named if not 0 <= i < k]:
+        raise DataError(f"a tier names answer {strange[0]}, but there are {k} (0 to {k - 1})")
+    if twice := [i for i in named if named.count(i) > 1]:
+        raise DataError(f"answer {twice[0]} is in two tiers")
+
+
+def pairs(group: AnswerGroup, ties: Ties = "drop") -> tuple[Pair, ...]:
+    """The comparisons that a group holds, for the pairwise loss.
+
+    Soft `group.pairs` are returned as they are. From tiers: every answer beats every answer of a lower tier (p = 1).
+    Ties are dropped as InstructGPT does (2203.02155, app. C.2), or kept at p = 0.5 with `ties="half"`, which pulls
+    the two rewards together. In a partial ranking unranked answers lose to every ranked one; between two of them
+    nothing is known, so they make no pair, not even a tie.
+    """
+    if group.pairs:
+        return group.pairs
+    level = _levels(group)
+    ranked = {i for tier in group.tiers for i in tier}
+    found = []
+    for i, j in combinations(range(len(group.answers)), 2):
+        if level[i] != level[j]:
+            found.append(Pair(i, j) if level[i] < level[j] else Pair(j, i))
+        elif ties == "half" and i in ranked:
+            found.append(Pair(i, j, p=0.5))
+    return tuple(found)
+
+
+def merge(groups: Sequence[AnswerGroup], *, ties: Ties = "half", without: Collection[str] = ()) -> AnswerGroup | None:
+    """Several labelers' rankings of one group as a single group with soft pairs; None if `without` leaves nobody.
+
+    P(i beats j) is the share of the labelers' weight that put i above j, a tie counting half (`ties="drop"`: a tie
+    is no vote). A pair's weight is the share of the labelers who compared it, the group's weight their sum: with
+    `ties="half"` the pairwise loss of the merged group equals the sum of the losses of the single ones.
+    `tiers` is the consensus by mean share of wins (Borda), for losses on whole rankings. A judgement that any
+    simulated labeler had a part in stays marked simulated.
+
+    Raises:
+        DataError: the groups are not about the same prompt and answers.
+    """
+    kept = [g for g in groups if g.labeler not in without and (g.tiers or g.pairs)]
+    if not kept:
+        return None
+    if len({g.id for g in kept}) > 1:
+        raise DataError(f"cannot merge rankings of different groups ({kept[0].id} and others)")
+    k, total = len(kept[0].answers), sum(g.weight for g in kept)
+    votes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)   # (i < j) -> [(P(i beats j), weight)]
+    for g in kept:
+        for p in pairs(g, ties):
+            i, j, share = (p.better, p.worse, p.p) if p.better < p.worse else (p.worse, p.better, 1 - p.p)
+            votes[i, j].append((share, p.weight * g.weight))
+    merged, borda = [], [0.0] * k
+    for (i, j), cast in sorted(votes.items()):
+        weight = sum(w for _, w in cast)
+        share = sum(s * w for s, w in cast) / weight
+        merged.append(Pair(i, j, share, weight / total) if share >= 0.5 else Pair(j, i, 1 - share, weight / total))
+        borda[i] += (share - 0.5) * weight
+        borda[j] -= (share - 0.5) * weight
+    return replace(kept[0], tiers=_tiers_by(borda), pairs=tuple(merged), labels=_mean_labels(kept), weight=total,
+                   labeler=",".join(sorted({g.labeler for g in kept})), shown=(), source=_source(kept))
+
+
+def ranked(groups: Iterable[AnswerGroup], rankings: Iterable[Ranking], *, without: Collection[str] = (),
+           merged: bool = True, ties: Ties = "half") -> list[AnswerGroup]:
+    """Stored groups and the append-only rankings of them, as what a reward model learns from.
+
+    A labeler's later ranking of a group replaces the earlier one (a later skip withdraws it); labelers named in
+    `without` are left out; groups that nobody ranked are left out. `merged` makes one soft group of several
+    labelers' rankings, otherwise each stays a group of its own.
+    """
+    latest: dict[str, dict[str, Ranking]] = defaultdict(dict)
+    for r in rankings:
+        if r.labeler not in without:
+            latest[r.group][r.labeler] = r
+    result = []
+    for group in groups:
+        judged = [g for r in latest[group.id].values() if (g := apply(group, r)) and g.tiers]
+        together = merge(judged, ties=ties) if merged and len(judged) > 1 else None
+        result += [together] if together else judged
+    return result
+
+
+def _levels(group: AnswerGroup) -> list[int]:
+    """The tier of each answer, 0 the best; unranked ones come after the last."""
+    level = [len(group.tiers)] * len(group.answers)
+    for t, tier in enumerate(group.tiers):
+        for i in tier:
+            level[i] = t
+    return level
+
+
+def _tiers_by(scores: Sequence[float]) -> Tiers:
+    rounded = [round(s, 9) for s in scores]
+    return tuple(tuple(i for i, s in enumerate(rounded) if s == value) for value in sorted(set(rounded), reverse=True))
+
+
+def _mean_labels(groups: Sequence[AnswerGroup]) -> tuple[float, ...]:
+    given = [g.labels for g in groups if g.labels]
+    return tuple(sum(column) / len(given) for column in zip(*given, strict=True))
+
+
+def _source(groups: Sequence[AnswerGroup]) -> Source:
+    sources = {g.source for g in groups}
+    if len(sources) == 1:
+        return sources.pop()
+    return "simulated" if "simulated" in sources else "imported"
