@@ -54,3 +54,7 @@ class Executor(Protocol):
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The function's result."""
         ...
+
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called with (steps done, steps in all, newest metrics)."""

@@ -122,7 +122,8 @@ class PpoSettings(Optimization):
     temperature: float = Field(1.0, gt=0)
     lr: float = Field(2e-4, gt=0)
     value_lr: float = Field(1e-3, gt=0)
-    value: Literal["adapter", "trunk"] = Field("adapter", description="own adapter from the reward model, or a head on the policy")
+    value: Literal["adapter", "trunk"] = Field(
+        "adapter", description="own adapter from the reward model, or a head on the policy's trunk")
     kl: float = Field(0.05, ge=0, description="initial KL coefficient")
     kl_target: float = Field(0.0, ge=0, description="nats per answer for the adaptive controller; 0: fixed coefficient")
     kl_horizon: int = Field(10_000, ge=1)

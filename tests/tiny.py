@@ -1,0 +1,64 @@
+"""Tiny random bases of three architectures, saved as a user's model directory would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from tunesmith.model import base as bases
+
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<|im_start|>", "<|im_end|>"]
+
+
+def tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """Bytes and five special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tok = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
+                                  additional_special_tokens=SPECIAL[3:])
+    tok.chat_template = template
+    return tok
+
+
+def model(architecture: str, vocabulary: int) -> torch.nn.Module:
+    """A random model that the tests can differentiate in milliseconds."""
+    torch.manual_seed(7)
+    shape = dict(vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                 num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.1)
+    ids = dict(pad_token_id=256, eos_token_id=257, bos_token_id=258)
+    if architecture == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape, **ids, tie_word_embeddings=True))
+    if architecture == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**shape, **ids, head_dim=8))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=256,
+                                      initializer_range=0.1, **ids))
+
+
+def save(folder: Path, architecture: str = "llama", template: str | None = CHATML) -> Path:
+    """A model directory."""
+    tok = tokenizer(template)
+    model(architecture, len(tok)).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+
+def load(folder: Path, architecture: str = "llama", template: str | None = CHATML) -> bases.Base:
+    """The directory as a `Base`."""
+    return bases.load(str(save(folder, architecture, template)))

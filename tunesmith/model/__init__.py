@@ -1,0 +1,1 @@
+"""Tokens in, tensors out: one resident base, many roles."""

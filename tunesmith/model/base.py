@@ -1,0 +1,148 @@
+"""The one resident base: frozen weights that every role and every task shares.
+
+Left out: quantised bases and several devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.errors import ModelError
+from tunesmith.model import attention
+from tunesmith.model.chat import Chat
+
+
+class Base:
+    """A frozen causal language model, its tokenizer and the adapters attached to it.
+
+    `trunk` gives hidden states, `logits` the vocabulary from them; no call computes both unasked.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, spec: str):
+        self.model = model.eval()
+        self.model.requires_grad_(False)
+        self.spec = spec
+        model.name_or_path = spec  # what PEFT writes into adapter_config.json
+        self.tokenizer = tokenizer
+        self.chat = Chat(tokenizer)
+        self.peft: Any = None  # set by model.adapters once there is an adapter
+        self.hash = _weights_hash(model)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def width(self) -> int:
+        """D, the size of a hidden state."""
+        return int(self.model.get_input_embeddings().embedding_dim)
+
+    @property
+    def context(self) -> int:
+        """The longest sequence in tokens."""
+        config = self.model.config
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**20)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the base holds, adapters left out."""
+        return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+
+    def trunk(self, **inputs: Any) -> Any:
+        """transformers' output without the vocabulary; `last_hidden_state` is [rows, T, D]."""
+        return self.model.base_model(**inputs)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] to [..., V], with the soft-cap or scale of those architectures that have one."""
+        config = self.model.config
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        if scale := getattr(config, "logit_scale", None):
+            logits = logits * scale
+        if scaling := getattr(config, "logits_scaling", None):
+            logits = logits / scaling
+        if cap := getattr(config, "final_logit_softcapping", None):
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        """What an adapter's manifest says of its base."""
+        return {"spec": self.spec, "hash": self.hash, "architecture": type(self.model).__name__,
+                "parameters": self.parameters}
+
+
+def load(path: str, spec: str = "", device: str | None = None, dtype: torch.dtype | None = None) -> Base:
+    """A base from a local directory or a Hugging Face model id.
+
+    `spec` is the name that lineage records (default: `path`). float32 on a CPU, bfloat16 on a GPU.
+
+    Raises:
+        ModelError: nothing there, no safetensors weights, or not a causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    local = Path(path).expanduser()
+    if path.startswith((".", "/", "~")) and not (local / "config.json").is_file():
+        raise ModelError(f"base {path}: no config.json there; --base takes a model directory, a Hugging Face id or "
+                         "loan-desk")
+    source = str(local) if local.is_dir() else path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise ModelError(f"base {path}: cannot be loaded as a causal language model from a directory or the Hugging "
+                         f"Face hub: {first}") from e
+    separate_pad(model, tokenizer)
+    return Base(model.to(device), tokenizer, spec or path)
+
+
+def separate_pad(model: Any, tokenizer: Any) -> None:
+    """Give the tokenizer a pad token other than eos, without resizing the embedding where an unused row exists."""
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
+        tokenizer.pad_token = tokenizer.unk_token
+        return
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def keep_memory() -> None:
+    """Tell glibc to keep freed blocks: training frees and asks for the same large tensors every step.
+
+    Measured 1.1 to 1.6 times faster steps on a CPU; elsewhere than glibc it does nothing.
+    """
+    import ctypes
+
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+
+
+def _weights_hash(model: Any) -> str:
+    """Names the base: configuration-free, from every tensor's name, shape and first 64 KiB."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(json.dumps([name, list(tensor.shape)]).encode())
+        head = tensor.detach().flatten()[:16384].float().cpu().contiguous()
+        digest.update(head.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""Conversations to tokens, and exactly which of them are learned.
+
+A prompt's tokens are an exact prefix of prompt + answer: both are tokenised apart and joined, as they are when the
+model itself writes the answer. Templates that rewrite earlier turns cannot do that and are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.errors import DataError, ModelError
+from tunesmith.records import Conversation, Message, turns
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% else %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+"""For bases without a chat template (GPT-2, say)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Tokens of a conversation and, for each, its weight in the loss (0: context only)."""
+
+    tokens: tuple[int, ...]
+    weight: tuple[float, ...]
+
+
+class Chat:
+    """A tokenizer with its template."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer names no eos token; set eos_token in tokenizer_config.json")
+        self.template = tokenizer.chat_template or PLAIN_TEMPLATE
+        self.eos: int = tokenizer.eos_token_id
+        self.end = self._end_of_turn()
+
+    def prompt(self, messages: Conversation) -> list[int]:
+        """Tokens up to where the assistant begins to write."""
+        return self._encode(self._text(messages, generation=True), first=True)
+
+    def answer(self, text: str) -> list[int]:
+        """An assistant turn's tokens, end of turn included."""
+        return [*self._encode(text), self.end]
+
+    def render(self, messages: Conversation) -> Rendered:
+        """The whole conversation; assistant turns of positive weight are learned, their end of turn included.
+
+        Raises:
+            DataError: not one token would be learned.
+            ModelError: the template rewrites earlier turns.
+        """
+        tokens: list[int] = []
+        weight: list[float] = []
+        done = ""
+        for i, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._text(messages[:i], generation=True)
+            if not before.startswith(done):
+                raise ModelError("this base's chat template rewrites earlier turns, so its tokens cannot be learned "
+                                 "turn by turn; train on the last assistant turn only or use another template")
+            context = self._encode(before[len(done):], first=not tokens)
+            answer = self.answer(message.content)
+            tokens += context + answer
+            weight += [0.0] * len(context) + [float(message.weight)] * len(answer)
+            done = before + message.content + self._end_text
+        if not any(weight):
+            raise DataError("no assistant turn to learn from (every message's weight is 0 or there is none)")
+        return Rendered(tuple(tokens), tuple(weight))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The answer's text, without special tokens."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def _text(self, messages: Sequence[Message], generation: bool) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(
+                turns(tuple(messages)), chat_template=self.template, tokenize=False, add_generation_prompt=generation))
+        except Exception as e:  # jinja raises many kinds; the template's own words matter
+            raise ModelError(f"the base's chat template refuses this conversation: {e}") from e
+
+    def _encode(self, text: str, first: bool = False) -> list[int]:
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        bos = self.tokenizer.bos_token_id
+        if first and bos is not None and ids[:1] != [bos] and self.tokenizer("")["input_ids"][:1] == [bos]:
+            ids.insert(0, bos)
+        return ids
+
+    def _end_of_turn(self) -> int:
+        """The token that ends an assistant turn: the first special token behind its content, else eos."""
+        user, probe = Message("user", "a"), Message("assistant", "probe")
+        prefix = self._text([user], generation=True)
+        text = self._text([user, probe], generation=False)
+        tail = text[text.rindex("probe") + len("probe"):]
+        if not text.startswith(prefix):
+            prefix = ""  # the generation prompt adds words of its own (thinking, say); the tail is still right
+        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+        ids = self._encode(tail)
+        end = next((i for i in ids if i in special), None)
+        self._end_text = self.tokenizer.decode([end]) if end is not None else ""
+        return self.eos if end is None else end

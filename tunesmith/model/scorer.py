@@ -1,0 +1,53 @@
+"""Scores from an adapter with a scalar head: reward models and value functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tunesmith.model import adapters, heads
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Layout, Tree, build, hidden, split
+from tunesmith.records import Prompt
+
+BUDGET = 8192
+"""Tokens per forward pass where no gradient is kept."""
+
+
+class RewardModel:
+    """`contracts.Scorer`: the adapter `slot` on the resident base and its head."""
+
+    def __init__(self, base: Base, slot: str, head: heads.ScalarHead, layout: Layout = "tree"):
+        self.base, self.slot, self.head, self.layout = base, slot, head, layout
+
+    @classmethod
+    def load(cls, base: Base, folder: Path, slot: str = "reward") -> RewardModel:
+        """The reward model published in `folder`."""
+        head = heads.load(folder, base.device)
+        adapters.load(base, slot, folder)
+        return cls(base, slot, head)
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        """One score per answer, higher is better; 0 is an average answer of the training data."""
+        return self.score_all([prompt], [answers])[0]
+
+    def score_all(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[str]]) -> list[list[float]]:
+        """`score` for many prompts at once."""
+        chat = self.base.chat
+        trees = [Tree(tuple(chat.prompt(p.messages)), tuple(tuple(chat.answer(a)) for a in texts))
+                 for p, texts in zip(prompts, answers)]
+        flat = iter(self.score_trees(trees).tolist())
+        return [[next(flat) for _ in texts] for texts in answers]
+
+    @torch.no_grad()
+    def score_trees(self, trees: Sequence[Tree]) -> Tensor:
+        """Scores read at each answer's last token, flat over trees, [A]."""
+        scores = []
+        for part in split(trees, BUDGET):
+            batch = build([trees[i] for i in part], self.base.device)
+            with adapters.active(self.base, self.slot):
+                scores.append(self.head(hidden(self.base, batch, self.layout)[batch.last_A]))
+        return torch.cat(scores) if scores else torch.zeros(0)

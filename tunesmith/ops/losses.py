@@ -1,0 +1,91 @@
+"""Losses: pure functions of named tensors that return `(loss, metrics)`; metrics are detached tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Metrics = dict[str, Tensor]
+
+
+def sft(logprobs_N: Tensor, weight_N: Tensor, count: float) -> tuple[Tensor, Metrics]:
+    """Negative log-likelihood of the learned tokens, weighted, over `count` = the step's sum of weights."""
+    loss = -(weight_N * logprobs_N).sum() / count
+    return loss, {"loss": loss.detach()}
+
+
+def ranking_pairs(rewards_A: Tensor, better_P: Tensor, worse_P: Tensor, p_P: Tensor, weight_P: Tensor,
+                  center: float = 0.0, center_count: float = 1.0) -> tuple[Tensor, Metrics]:
+    """Bradley-Terry loss over all pairs of the groups in a batch (InstructGPT, arXiv 2203.02155, equation 1).
+
+    `better_P`, `worse_P` index `rewards_A`; `p_P` is P(better beats worse), 1 for a strict human order, 0.5 for a
+    tie. `weight_P` holds 1/C(K,2) of the pair's group over the number of groups of the step (`pair_weights`), so a
+    prompt with nine answers counts as much as one with two. `center` adds an L2 pull of rewards to zero,
+    averaged over `center_count` answers (Open-Assistant's regulariser).
+    """
+    assert better_P.shape == worse_P.shape == p_P.shape == weight_P.shape, "one probability and weight per pair"
+    margin_P = rewards_A[better_P] - rewards_A[worse_P]
+    nll_P = -(p_P * F.logsigmoid(margin_P) + (1 - p_P) * F.logsigmoid(-margin_P))
+    loss = (weight_P * nll_P).sum()
+    with torch.no_grad():
+        strict = p_P != 0.5
+        right = ((margin_P > 0) == (p_P > 0.5)) & (margin_P != 0)
+        metrics = {"loss": loss.detach().clone(), "right": right[strict].sum(), "strict": strict.sum()}
+    if center:
+        loss = loss + center * rewards_A.square().sum() / center_count
+    return loss, metrics
+
+
+def plackett_luce(rewards_A: Tensor, order: list[list[list[int]]], weight_G: Tensor) -> tuple[Tensor, Metrics]:
+    """Plackett-Luce negative log-likelihood of rankings: -sum_k [r_(k) - logsumexp_{j >= k} r_(j)].
+
+    `order[g]` lists group g's tiers best to worst as indices into `rewards_A`; a last tier holds the unranked rest.
+    A tie of m answers counts as the mean over the answers of the tier choosing from the same remaining set, and the
+    last tier chooses nothing (partial rankings stop there). `weight_G` sums to the group's share of the step.
+    """
+    loss = rewards_A.new_zeros(())
+    for g, tiers in enumerate(order):
+        nll = rewards_A.new_zeros(())
+        for k, tier in enumerate(tiers[:-1]):
+            rest = rewards_A[[i for t in tiers[k:] for i in t]]
+            nll = nll - (rewards_A[tier] - rest.logsumexp(0)).mean()
+        loss = loss + weight_G[g] * nll
+    return loss, {"loss": loss.detach()}
+
+
+def ppo_policy(logprobs_BT: Tensor, old_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, clip: float,
+               count: float) -> tuple[Tensor, Metrics]:
+    """Clipped surrogate (PPO, arXiv 1707.06347, equation 7), summed over valid tokens and divided by `count`."""
+    delta_BT = (logprobs_BT - old_BT).masked_fill(~mask_BT, 0.0)
+    ratio_BT = delta_BT.exp()
+    unclipped_BT = -advantages_BT * ratio_BT
+    clipped_BT = -advantages_BT * ratio_BT.clamp(1 - clip, 1 + clip)
+    loss = torch.max(unclipped_BT, clipped_BT).masked_fill(~mask_BT, 0.0).sum() / count
+    with torch.no_grad():
+        metrics = {
+            "policy_loss": loss.detach(),
+            "approx_kl": 0.5 * delta_BT.square().sum() / count,
+            "clip_fraction": ((clipped_BT > unclipped_BT) & mask_BT).sum() / count,
+            "ratio_max": ratio_BT.max(),
+        }
+    return loss, metrics
+
+
+def ppo_value(values_BT: Tensor, old_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor, clip: float,
+              count: float) -> tuple[Tensor, Metrics]:
+    """Clipped value loss, 0.5 max((v - R)^2, (clip(v) - R)^2), as in OpenAI's lm-human-preferences."""
+    near_BT = old_BT + (values_BT - old_BT).clamp(-clip, clip)
+    error_BT = (values_BT - returns_BT).square()
+    clipped_BT = (near_BT - returns_BT).square()
+    loss = 0.5 * torch.max(error_BT, clipped_BT).masked_fill(~mask_BT, 0.0).sum() / count
+    with torch.no_grad():
+        clipped = ((clipped_BT > error_BT) & mask_BT).sum() / count
+    return loss, {"value_loss": loss.detach(), "value_clip_fraction": clipped}
+
+
+def labels(rewards_A: Tensor, label_A: Tensor, weight_A: Tensor) -> tuple[Tensor, Metrics]:
+    """Cross-entropy of sigmoid(reward) against per-answer labels in 0..1 (thumbs); `weight_A` adds up to the step's."""
+    nll_A = -(label_A * F.logsigmoid(rewards_A) + (1 - label_A) * F.logsigmoid(-rewards_A))
+    loss = (weight_A * nll_A).sum()
+    return loss, {"loss": loss.detach().clone()}

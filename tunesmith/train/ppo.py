@@ -1,0 +1,239 @@
+"""PPO from human feedback: a policy, its frozen starting point, a reward model and a value on one resident base.
+
+The readable edition of the same mathematics is `docs/ppo_by_hand.py`; `reference` names the frozen copy of the
+adapter the policy starts from. Left out: several answers per prompt (that is `prefer`), asynchronous rollouts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tunesmith.contracts import Monitor, Progress, Sampling
+from tunesmith.errors import ModelError, UserError
+from tunesmith.model import adapters, heads
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.engine import LocalEngine
+from tunesmith.model.scorer import RewardModel
+from tunesmith.ops import advantages, logprobs, losses
+from tunesmith.settings import PpoSettings
+from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.train import sft
+from tunesmith.train.learner import BUDGET, Learner, indices, mean
+from tunesmith.train.rollouts import Rollouts, Value, collect
+from tunesmith.train.session import session
+
+RATIO_LIMIT = 10.0
+"""A mean probability ratio beyond this ends the passes over the current rollouts (lm-human-preference-details)."""
+
+
+@dataclass(slots=True)
+class Roles:
+    """Everything PPO holds on the base."""
+
+    engine: LocalEngine
+    reward: RewardModel
+    value: Value
+    policy_learner: Learner
+    value_learner: Learner
+    controller: advantages.KlController
+
+
+def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Run | None = None,
+          progress: Progress | None = None, monitor: Monitor | None = None) -> Adapter:
+    """Improve `settings.policy` against `settings.reward` without straying from where it started.
+
+    Raises:
+        UserError: the adapters belong to another base, or no prompt fits.
+        TrainingStopped: NaN or exploding loss.
+    """
+    start, judge = workspace.adapter(settings.policy), workspace.adapter(settings.reward)
+    for adapter in (start, judge):
+        if adapter.base["hash"] != base.hash:
+            raise ModelError(f"{adapter} belongs to base {adapter.base['spec']} ({adapter.base['hash']}), not to "
+                             f"{base.spec} ({base.hash}): policy and reward model share one base")
+    data = workspace.dataset(settings.prompts)
+    prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
+    mixed = sft.encode(base, list(workspace.dataset(settings.ptx).rows()), base.context)[0] if settings.ptx else []
+    roles = attach(base, start.path, judge.path, settings)
+    inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash}
+    with session(workspace, "ppo", settings, inputs, settings.updates, resume, progress) as run:
+        run.summary = {"prompts": len(prompts), "skipped": skipped}
+        for update in range(run.resume(lambda folder: load(folder, roles)), settings.updates):
+            chosen = [prompts[i]
+                      for i in indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)]
+            metrics, tokens = step(base, roles, chosen, mixed, settings, update)
+            run.end_step(update + 1, metrics, lambda folder: save(folder, roles), tokens)
+            if monitor and not monitor.observe(update + 1, metrics):
+                run.summary["stopped_by"] = "monitor"
+                break
+            if settings.max_kl and metrics["kl"] > settings.max_kl:
+                run.summary["stopped_by"] = f"KL {metrics['kl']:.2f} passed max_kl"
+                break
+        return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
+                           {data.name: data.fingerprint}, {"policy": str(start), "reward": str(judge)})
+
+
+def encode(base: Base, prompts: Sequence[list[int]], room: int) -> tuple[list[list[int]], dict[str, int]]:
+    """Prompts that leave room for an answer, and how many do not."""
+    kept = [p for p in prompts if len(p) + room <= base.context]
+    if not kept:
+        raise UserError(f"no prompt leaves room for {room} tokens of answer in a context of {base.context}")
+    return kept, {"too long": len(prompts) - len(kept)} if len(kept) < len(prompts) else {}
+
+
+def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles:
+    """All roles on the base, as at update 0."""
+    adapters.load(base, "policy", start)
+    adapters.copy(base, "policy", "reference")
+    reward = RewardModel.load(base, judge)
+    reward.layout = settings.layout
+    head = heads.load(judge, base.device)
+    if settings.value == "adapter":
+        adapters.load(base, "value", judge)
+        value = Value("value", head)
+        value_weights = adapters.trainable(base, "value")
+    else:
+        value = Value("policy", heads.ScalarHead(base.width).to(base.device))
+        torch.nn.init.zeros_(value.head.linear.weight)
+        value_weights = {}
+    steps = settings.updates * settings.epochs * settings.minibatches
+    shared = (settings.warmup, settings.max_grad_norm, settings.weight_decay)
+    engine = LocalEngine(base)
+    engine.use("policy", "policy")
+    return Roles(
+        engine, reward, value,
+        Learner(adapters.trainable(base, "policy"), steps, settings.lr, *shared),
+        Learner({**value_weights, **dict(value.head.linear.named_parameters("head"))}, steps, settings.value_lr,
+                *shared),
+        advantages.KlController(settings.kl, settings.kl_target, settings.kl_horizon))
+
+
+def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequence[Tree], settings: PpoSettings,
+         update: int) -> tuple[dict[str, float], int]:
+    """One update: roll out, estimate advantages, several passes of minibatches. Returns metrics and tokens computed."""
+    sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
+    rollouts = collect(roles.engine, prompts, roles.reward, roles.value, sampling, version=update,
+                       recompute=settings.old_logprobs == "recompute", layout=settings.layout)
+    table, reported = credit(rollouts, roles.controller.coefficient, settings)
+    learned: list[dict[str, float]] = []
+    size = -(-len(rollouts.trees) // settings.minibatches)
+    for epoch in range(settings.epochs):
+        order = indices(len(rollouts.trees), hash_seed(settings.seed, update), epoch * len(rollouts.trees),
+                        len(rollouts.trees))
+        for number, begin in enumerate(range(0, len(order), size)):
+            metrics = forward_backward(base, roles, rollouts, table, order[begin:begin + size], settings)
+            if metrics["ratio_mean"] > RATIO_LIMIT:
+                for learner in (roles.policy_learner, roles.value_learner):
+                    learner.optimizer.zero_grad(set_to_none=True)
+                reported["aborted"] = 1.0
+                break
+            if mixed and settings.ptx_coef:
+                at = ((update * settings.epochs + epoch) * settings.minibatches + number) * size
+                chosen = [mixed[i] for i in indices(len(mixed), settings.seed, at, size)]
+                metrics["ptx_loss"] = sft.forward_backward(base, roles.policy_learner, chosen, settings.layout,
+                                                           settings.ptx_coef)["loss"]
+            value_norm = roles.value_learner.step()["grad_norm"]
+            learned.append({**metrics, **roles.policy_learner.step(), "value_grad_norm": value_norm})
+    roles.controller.update(reported["kl"], len(rollouts.trees))
+    averaged = {k: sum(m[k] for m in learned) / len(learned) for k in (learned[0] if learned else {})}
+    passes = 3 + settings.epochs * (2 if settings.value == "adapter" else 1)
+    return {**reported, **averaged}, rollouts.tokens * passes
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What each token earned: `advantages_BT` (whitened over the whole batch) and `returns_BT` (before whitening)."""
+
+    advantages_BT: Tensor
+    returns_BT: Tensor
+
+
+def credit(rollouts: Rollouts, coefficient: float, settings: PpoSettings) -> tuple[Credit, dict[str, float]]:
+    """Scores and KL to rewards, rewards to advantages; and the figures that are reported per update."""
+    mask = rollouts.mask_BT
+    kl_BT = advantages.k1(rollouts.logprobs_BT, rollouts.reference_BT).masked_fill(~mask, 0.0)
+    scores_B = final_scores(rollouts.scores_B, rollouts.finished_B, settings.no_eos, settings.no_eos_score)
+    rewards_BT = advantages.shape(kl_BT, scores_B, mask, coefficient)
+    if settings.whiten_rewards:
+        rewards_BT = advantages.normalize(rewards_BT, mask, center=False)
+    advantages_BT, returns_BT = advantages.gae(rewards_BT, rollouts.values_BT, mask, settings.gamma, settings.lam)
+    k3_BT = advantages.k3(rollouts.logprobs_BT, rollouts.reference_BT).masked_fill(~mask, 0.0)
+    count = mask.sum()
+    error_BT = (returns_BT - rollouts.values_BT).masked_fill(~mask, 0.0)
+    spread = returns_BT[mask].var(unbiased=False).clamp_min(1e-8)
+    reported = {
+        "reward": rollouts.scores_B.mean(), "score": scores_B.mean(), "kl": kl_BT.sum(1).mean(),
+        "kl_k3": k3_BT.sum(1).mean(), "kl_coefficient": torch.tensor(coefficient),
+        "entropy": -rollouts.logprobs_BT.masked_fill(~mask, 0.0).sum() / count,
+        "answer_tokens": mask.sum(1).float().mean(), "finished": rollouts.finished_B.float().mean(),
+        "value_explained": 1 - error_BT.square().sum() / count / spread,
+    }
+    white_BT = advantages.normalize(advantages_BT, mask, center=True)
+    return Credit(white_BT, returns_BT), {k: float(v) for k, v in reported.items()}
+
+
+def final_scores(scores_B: Tensor, finished_B: Tensor, rule: str, value: float) -> Tensor:
+    """Scores after the rule for answers without an end of turn: `set` to value, `subtract` |value|, or `ignore`."""
+    if rule == "set":
+        return torch.where(finished_B, scores_B, torch.full_like(scores_B, value))
+    return scores_B - abs(value) * (~finished_B).float() if rule == "subtract" else scores_B
+
+
+def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit, rows: Sequence[int],
+                     settings: PpoSettings) -> dict[str, float]:
+    """Add one minibatch's gradient to policy and value. Losses are divided by the minibatch's valid tokens."""
+    rows = sorted(rows, key=lambda i: rollouts.trees[i].size)
+    count = float(rollouts.mask_BT[list(rows)].sum())
+    metrics = []
+    for part in split([rollouts.trees[i] for i in rows], BUDGET):
+        chosen = [rows[j] for j in part]
+        batch = build([rollouts.trees[i] for i in chosen], base.device)
+        mask = batch.mask()
+        old, reference_values, target, advantage = (
+            t[chosen, :mask.shape[1]] for t in (rollouts.logprobs_BT, rollouts.values_BT, table.returns_BT,
+                                                table.advantages_BT))
+        with adapters.active(base, "policy"):
+            states = hidden(base, batch, settings.layout)[batch.source_N]
+            logp_N = logprobs.from_hidden(states, base.logits, batch.target_N, settings.temperature)
+            new = batch.table(logp_N)
+            loss, m = losses.ppo_policy(new, old, advantage, mask, settings.clip, count)
+            m["ratio_mean"] = (new.detach() - old).masked_fill(~mask, 0.0).exp().masked_fill(~mask, 0.0).sum() / count
+            if settings.entropy_coef:
+                spread_N = logprobs.entropy(base.logits(states), settings.temperature)
+                loss = loss - settings.entropy_coef * spread_N.sum() / count
+            roles.policy_learner.backward(loss)
+        with adapters.active(base, roles.value.slot):
+            if settings.value == "adapter":
+                states = hidden(base, batch, settings.layout)[batch.source_N]
+            values = batch.table(roles.value.head(states if settings.value == "adapter" else states.detach()))
+            loss, v = losses.ppo_value(values, reference_values, target, mask, settings.value_clip, count)
+            roles.value_learner.backward(loss)
+        metrics.append({**m, **v})
+    return mean(metrics)
+
+
+def hash_seed(seed: int, update: int) -> int:
+    """A seed of its own for each update's shuffles."""
+    return seed * 1_000_003 + update + 1
+
+
+def save(folder: Path, roles: Roles) -> None:
+    """Everything that changes: both learners and the KL coefficient. The frozen roles reload from the workspace."""
+    roles.policy_learner.save(folder, "policy")
+    roles.value_learner.save(folder, "value")
+    (folder / "controller.json").write_text(json.dumps({"coefficient": roles.controller.coefficient}))
+
+
+def load(folder: Path, roles: Roles) -> None:
+    """Back to where `save` was called."""
+    roles.policy_learner.load(folder, "policy")
+    roles.value_learner.load(folder, "value")
+    coefficient = json.loads((folder / "controller.json").read_text())["coefficient"]
+    roles.controller = replace(roles.controller, coefficient=coefficient)

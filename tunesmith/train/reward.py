@@ -1,0 +1,192 @@
+"""Reward modelling: ranked answer groups -> an adapter with a scalar head.
+
+All pairs of a prompt stay in one batch element and each answer is computed once (InstructGPT, arXiv 2203.02155,
+section 3.5): shuffled pairs overfit within an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunesmith.contracts import Progress
+from tunesmith.errors import DataError, UserError
+from tunesmith.feedback.groups import pairs
+from tunesmith.model import adapters, heads
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.scorer import RewardModel
+from tunesmith.ops import losses
+from tunesmith.records import AnswerGroup, Pair, fingerprint
+from tunesmith.settings import RewardSettings
+from tunesmith.statistics import auc, calibration, wilson
+from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.train.learner import BUDGET, Learner, indices, mean
+from tunesmith.train.session import session
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One group, ready to learn from: tokens, and either pairs or per-answer labels (or tiers for Plackett-Luce)."""
+
+    tree: Tree
+    group: AnswerGroup
+    pairs: tuple[Pair, ...]
+
+    @property
+    def weight(self) -> float:
+        return self.group.weight
+
+
+def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Sequence[AnswerGroup], *,
+          resume: Run | None = None, progress: Progress | None = None) -> Adapter:
+    """Learn a score whose differences explain the rankings; held-out prompts measure it.
+
+    Raises:
+        UserError: no usable group.
+        TrainingStopped: NaN or exploding loss.
+    """
+    items, skipped = encode(base, groups, settings.max_tokens or base.context)
+    train_items, held_out = divide(items, settings.held_out)
+    parent = workspace.adapter(settings.model) if settings.model else None
+    if parent:
+        adapters.load(base, "reward", parent.path)
+    else:
+        adapters.attach(base, "reward", settings.rank, settings.alpha, settings.seed)
+    head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
+    steps = math.ceil(len(train_items) * settings.epochs / settings.batch)
+    learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))}, steps,
+                      settings.lr, settings.warmup, settings.max_grad_norm, settings.weight_decay)
+    data = fingerprint([[i.group.id, [p.to_dict() for p in i.pairs], list(i.group.labels)] for i in items])
+    inputs = {"comparisons": data, "base": base.hash, **({"model": str(parent)} if parent else {})}
+    with session(workspace, "reward", settings, inputs, steps, resume, progress) as run:
+        run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped}
+        for step in range(run.resume(lambda folder: learner.load(folder, "reward")), steps):
+            chosen = [train_items[i]
+                      for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]
+            metrics = {**forward_backward(base, head, learner, chosen, settings), **learner.step()}
+            run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "reward"),
+                         sum(i.tree.size for i in chosen))
+        model = RewardModel(base, "reward", head, settings.layout)
+        head.normalize(model.score_trees([i.tree for i in train_items]))
+        run.summary |= {"train": assess(model, train_items), "held_out": assess(model, held_out)}
+
+        def write(folder: Path) -> None:
+            adapters.save(base, "reward", folder)
+            head.save(folder)
+
+        return run.publish(settings.name, "reward", base, write, {settings.comparisons: data},
+                           {"model": str(parent)} if parent else {})
+
+
+def forward_backward(base: Base, head: heads.ScalarHead, learner: Learner, items: Sequence[Item],
+                     settings: RewardSettings) -> dict[str, float]:
+    """Add the gradient of one optimizer step's loss, averaged over its prompts."""
+    total = sum(i.weight for i in items)
+    answers = sum(len(i.tree.answers) for i in items)
+    metrics = []
+    for part in split([i.tree for i in items], BUDGET):
+        chosen = [items[j] for j in part]
+        batch = build([i.tree for i in chosen], base.device)
+        with adapters.active(base, "reward"):
+            rewards_A = head(hidden(base, batch, settings.layout)[batch.last_A])
+            loss, m = _loss(rewards_A, chosen, total, answers, settings)
+            learner.backward(loss)
+        metrics.append(m)
+    summed = mean([{k: v for k, v in m.items() if k in ("loss", "right", "strict")} for m in metrics])
+    right, strict = summed.pop("right", 0.0), summed.pop("strict", 0.0)
+    return {**summed, **({"accuracy": right / strict} if strict else {})}
+
+
+def _loss(rewards_A: Tensor, items: Sequence[Item], total: float, answers: int,
+          settings: RewardSettings) -> tuple[Tensor, losses.Metrics]:
+    offsets = np.cumsum([0] + [len(i.tree.answers) for i in items])
+    if items[0].group.labels and not items[0].pairs:
+        label_A = rewards_A.new_tensor([x for i in items for x in i.group.labels])
+        weight_A = rewards_A.new_tensor([i.weight / total / len(i.group.labels) for i in items for _ in i.group.labels])
+        return losses.labels(rewards_A, label_A, weight_A)
+    if settings.loss == "plackett-luce":
+        order = [_order(i.group, int(o)) for i, o in zip(items, offsets)]
+        return losses.plackett_luce(rewards_A, order, rewards_A.new_tensor([i.weight / total for i in items]))
+    better, worse, p, weight = [], [], [], []
+    for item, offset in zip(items, offsets.tolist()):
+        share = item.weight / total / sum(q.weight for q in item.pairs)
+        for q in item.pairs:
+            better.append(offset + q.better)
+            worse.append(offset + q.worse)
+            p.append(q.p)
+            weight.append(q.weight * share)
+    index = [torch.tensor(x, device=rewards_A.device) for x in (better, worse)]
+    return losses.ranking_pairs(rewards_A, *index, rewards_A.new_tensor(p), rewards_A.new_tensor(weight),
+                                settings.center, answers)
+
+
+def _order(group: AnswerGroup, offset: int) -> list[list[int]]:
+    """Tiers as indices into the batch's rewards; unranked answers form a last tier of their own."""
+    tiers = [list(t) for t in group.tiers]
+    if not tiers:
+        raise DataError("Plackett-Luce needs tiers; these comparisons hold soft pairs: use --loss pairs")
+    rest = sorted(set(range(len(group.answers))) - {i for t in tiers for i in t})
+    return [[offset + i for i in t] for t in [*tiers, *([rest] if rest else [])]]
+
+
+def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[list[Item], dict[str, int]]:
+    """Groups as items, and how many were left out for which reason."""
+    items = []
+    skipped = {"no preference in it": 0, "too long": 0}
+    for group in groups:
+        chosen = pairs(group)
+        if not chosen and not group.labels:
+            skipped["no preference in it"] += 1
+            continue
+        tree = Tree(tuple(base.chat.prompt(group.prompt.messages)),
+                    tuple(tuple(base.chat.answer(a.text)) for a in group.answers))
+        if len(tree.prompt) + max(map(len, tree.answers)) > min(longest, base.context):
+            skipped["too long"] += 1
+            continue
+        items.append(Item(tree, group, chosen))
+    if not items:
+        raise UserError(f"no comparison is left to learn from: {skipped}")
+    if any(i.pairs for i in items):
+        items = [i for i in items if i.pairs]
+    return items, {k: v for k, v in skipped.items() if v}
+
+
+def divide(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
+    """(train, held-out): by a hash of the prompt, so a prompt is on one side whatever else is in the data."""
+    cut = int(share * 2**32)
+    out: tuple[list[Item], list[Item]] = ([], [])
+    for item in items:
+        out[int(item.group.prompt.id[:8], 16) < cut].append(item)
+    if not out[0]:
+        raise UserError("every prompt fell into the held-out part; lower --held-out or bring more prompts")
+    return out
+
+
+def assess(model: RewardModel, items: Sequence[Item]) -> dict[str, Any]:
+    """Accuracy on strict pairs with a Wilson interval, and calibration; for thumbs their AUC.
+
+    Probabilities are those that the loss saw, before the scores were normalised.
+    """
+    if not items:
+        return {}
+    scores = model.score_trees([i.tree for i in items]).cpu().numpy()
+    offsets = np.cumsum([0] + [len(i.tree.answers) for i in items])
+    preferred = [(int(o) + p.better, int(o) + p.worse) for i, o in zip(items, offsets) for p in i.pairs if p.p > 0.5]
+    if not preferred:
+        thumbs = np.array([x for i in items for x in i.group.labels])
+        return {"labels": len(thumbs), "auc": auc(scores, thumbs > 0.5)}
+    better, worse = np.array(preferred).T
+    first, second = np.minimum(better, worse), np.maximum(better, worse)  # an order that does not know the answer
+    raw = scores / float(model.head.gain)
+    fit = calibration(1 / (1 + np.exp(raw[second] - raw[first])), better < worse)
+    accuracy = wilson(int((scores[better] > scores[worse]).sum()), len(better))
+    return {"pairs": len(better), "accuracy": accuracy.to_dict(), "calibration_error": fit.ece, "brier": fit.brier,
+            "calibration": [{"predicted": b.predicted, "observed": b.observed.to_dict()} for b in fit.bins]}

@@ -1,0 +1,94 @@
+"""Rollouts: the policy answers, and everything PPO needs to know about those answers is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tunesmith.contracts import Sampling
+from tunesmith.model import adapters
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Batch, Layout, Tree, build, hidden, split
+from tunesmith.model.engine import LocalEngine
+from tunesmith.model.heads import ScalarHead
+from tunesmith.model.scorer import BUDGET, RewardModel
+from tunesmith.ops import logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Where values come from: an adapter of its own, or a head on the policy's trunk (`slot` is then the policy's)."""
+
+    slot: str
+    head: ScalarHead
+
+
+@dataclass(frozen=True, slots=True)
+class Rollouts:
+    """B answers of one version of the policy. Tables are right-padded [B, T], valid where `mask_BT`.
+
+    Trajectory: `trees`, `finished_B` (the end of turn came), `version`. Policy: `logprobs_BT` of the policy that
+    sampled, `reference_BT`. Outcome: `scores_B` from the reward model, `values_BT` before each token.
+    """
+
+    trees: tuple[Tree, ...]
+    finished_B: Tensor
+    version: int
+    mask_BT: Tensor
+    logprobs_BT: Tensor
+    reference_BT: Tensor
+    values_BT: Tensor
+    scores_B: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and answer tokens."""
+        return sum(t.size for t in self.trees)
+
+
+@torch.no_grad()
+def collect(engine: LocalEngine, prompts: Sequence[Sequence[int]], reward: RewardModel, value: Value,
+            sampling: Sampling, *, version: int, recompute: bool = False, layout: Layout = "tree") -> Rollouts:
+    """One answer per prompt from adapter `policy`, scored by reward model, reference and value.
+
+    With `recompute` the old log-probs come from a fresh pass instead of the sampler (then the first ratio is
+    exactly 1; the sampler's are within 1e-4 of it).
+    """
+    base = engine.base
+    rows: list[tuple[list[int], list[float]]] = []
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), engine.rows):
+        part = order[start:start + engine.rows]
+        rows += engine.generate([prompts[i] for i in part], sampling, [(sampling.seed, version, i) for i in part],
+                                model="policy")
+    rows = [row for _, row in sorted(zip(order, rows), key=lambda pair: pair[0])]
+    trees = tuple(Tree(tuple(p), (tuple(tokens),)) for p, (tokens, _) in zip(prompts, rows))
+    width = max(len(tokens) for tokens, _ in rows)
+    scored = [score_tokens(base, [trees[i] for i in part], value, sampling.temperature, layout, recompute)
+              for part in split(trees, BUDGET)]
+    mask_BT, reference_BT, values_BT, fresh_BT = (
+        torch.cat([torch.nn.functional.pad(t[j], (0, width - t[j].shape[1])) for t in scored]) for j in range(4))
+    sampled_BT = torch.stack([torch.tensor(lp + [0.0] * (width - len(lp))) for _, lp in rows]).to(mask_BT.device)
+    finished = torch.tensor([tokens[-1] == base.chat.end for tokens, _ in rows], device=mask_BT.device)
+    return Rollouts(trees, finished, version, mask_BT, fresh_BT if recompute else sampled_BT, reference_BT, values_BT,
+                    reward.score_trees(trees))
+
+
+def score_tokens(base: Base, trees: Sequence[Tree], value: Value, temperature: float, layout: Layout,
+                 recompute: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(mask, reference log-probs, values, policy log-probs or zeros), each a table [B, T]."""
+    batch = build(trees, base.device)
+    reference = _logprobs(base, batch, "reference", temperature, layout)
+    with adapters.active(base, value.slot):
+        values = value.head(hidden(base, batch, layout)[batch.source_N])
+    policy = _logprobs(base, batch, "policy", temperature, layout) if recompute else torch.zeros_like(reference)
+    return batch.mask(), batch.table(reference), batch.table(values), batch.table(policy)
+
+
+def _logprobs(base: Base, batch: Batch, slot: str, temperature: float, layout: Layout) -> Tensor:
+    with adapters.active(base, slot):
+        states = hidden(base, batch, layout)[batch.source_N]
+        return logprobs.from_hidden(states, base.logits, batch.target_N, temperature)

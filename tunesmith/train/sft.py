@@ -1,0 +1,91 @@
+"""Supervised fine-tuning: demonstrations -> adapter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tunesmith.contracts import Progress
+from tunesmith.errors import DataError, UserError
+from tunesmith.model import adapters
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.ops import logprobs, losses
+from tunesmith.records import Demonstration
+from tunesmith.settings import SftSettings
+from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.train.learner import BUDGET, Learner, indices, mean
+from tunesmith.train.session import session
+
+
+def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Run | None = None,
+          progress: Progress | None = None) -> Adapter:
+    """Learn to continue the demonstrations' prompts as their assistant turns do.
+
+    Raises:
+        UserError: no usable demonstration.
+        TrainingStopped: NaN or exploding loss.
+    """
+    if settings.adapter != "lora":
+        raise UserError(f"--adapter {settings.adapter} is not built yet; use lora")
+    data = workspace.dataset(settings.data)
+    trees, skipped = encode(base, list(data.rows()), settings.max_tokens or base.context)
+    parent = workspace.adapter(settings.after) if settings.after else None
+    if parent:
+        adapters.load(base, "policy", parent.path)
+    else:
+        adapters.attach(base, "policy", settings.rank, settings.alpha, settings.seed)
+    steps = math.ceil(len(trees) * settings.epochs / settings.batch)
+    learner = Learner(adapters.trainable(base, "policy"), steps, settings.lr, settings.warmup, settings.max_grad_norm,
+                      settings.weight_decay)
+    inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {})}
+    with session(workspace, "sft", settings, inputs, steps, resume, progress) as run:
+        run.summary = {"rows": len(trees), "skipped": skipped}
+        for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
+            chosen = [trees[i] for i in indices(len(trees), settings.seed, step * settings.batch, settings.batch)]
+            metrics = {**forward_backward(base, learner, chosen, settings.layout), **learner.step()}
+            run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "policy"),
+                         sum(t.size for t in chosen))
+        return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
+                           {data.name: data.fingerprint}, {"after": str(parent)} if parent else {})
+
+
+def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: str = "tree",
+                     scale: float = 1.0) -> dict[str, float]:
+    """Add the gradient of `scale` x the mean negative log-likelihood of these trees' learned tokens."""
+    count = sum(w for t in trees for ws in t.weights for w in ws)
+    metrics = []
+    for part in split(trees, BUDGET):
+        batch = build([trees[i] for i in part], base.device)
+        with adapters.active(base, "policy"):
+            learned = batch.weight_N > 0
+            states = hidden(base, batch, layout)[batch.source_N[learned]]  # type: ignore[arg-type]
+            logp_N = logprobs.from_hidden(states, base.logits, batch.target_N[learned])
+            loss, m = losses.sft(logp_N, batch.weight_N[learned], count)
+            learner.backward(loss * scale)
+        metrics.append(m)
+    return mean(metrics)
+
+
+def encode(base: Base, rows: Sequence[Demonstration], longest: int) -> tuple[list[Tree], dict[str, int]]:
+    """Demonstrations as trees of one answer, and how many were left out for which reason."""
+    trees = []
+    skipped = {"not accepted": 0, "too long": 0}
+    for i, row in enumerate(rows):
+        if row.review != "accepted":
+            skipped["not accepted"] += 1
+            continue
+        try:
+            rendered = base.chat.render(row.messages)
+        except DataError as e:
+            raise DataError(f"demonstration {i + 1}: {e}") from e
+        if len(rendered.tokens) > min(longest, base.context):
+            skipped["too long"] += 1
+            continue
+        first = max(1, next(j for j, w in enumerate(rendered.weight) if w))
+        trees.append(Tree(rendered.tokens[:first], (rendered.tokens[first:],), (rendered.weight[first:],)))
+    if not trees:
+        raise UserError(f"no demonstration is left to learn from: {skipped}")
+    return trees, {k: v for k, v in skipped.items() if v}
+
+
