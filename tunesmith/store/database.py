@@ -1,0 +1,301 @@
+"""The database: tables, engines and the one writer.
+
+SQLite lives in the workspace folder; nothing in the queries is SQLite's own, so that PostgreSQL can take its place.
+All writes of a process pass through one thread, which commits up to `GROUP` of them at once (one fsync for many
+labelers); each write is isolated from its neighbours, and the caller gets its answer only after the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from tunesmith.errors import StorageError, UserError
+from tunesmith.store.failpoints import failpoint
+from tunesmith.store.faults import storing
+
+T = TypeVar("T")
+GROUP = 128
+IDLE_SECONDS = 5.0
+HEAD = "0001"
+"""The newest revision in migrations/; an up-to-date database opens without loading Alembic."""
+
+metadata = sa.MetaData(naming_convention={
+    "pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"})
+
+# Times are ISO 8601 UTC texts with microseconds: they sort, and mean the same in every database.
+# JSON is escaped ASCII in a text column: every Unicode string survives, U+0000 included.
+
+datasets = sa.Table(
+    "datasets", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+groups = sa.Table(
+    "groups", metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("answers", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False))
+
+sets = sa.Table(
+    "sets", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("created", sa.String(32), nullable=False))
+
+members = sa.Table(
+    "members", metadata,
+    sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), primary_key=True),
+    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("shuffled", sa.Integer, nullable=False),  # a fixed pseudo-random number: the order of ranking
+    sa.Index(None, "set_seq", "position"),
+    sa.Index(None, "set_seq", "shuffled", "group_id"),
+    sa.Index(None, "group_id"))
+
+labelers = sa.Table(
+    "labelers", metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+    sa.Column("role", sa.String(32), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+rankings = sa.Table(
+    "rankings", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), nullable=False),
+    sa.Column("labeler", sa.String(64), sa.ForeignKey("labelers.name"), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "group_id", "labeler"))
+
+adapters = sa.Table(
+    "adapters", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.UniqueConstraint("name", "version"))
+
+runs = sa.Table(
+    "runs", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("command", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+
+def pack(value: Any) -> str:
+    """A JSON-able value as the text that a column holds."""
+    return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+@dataclass
+class _Job:
+    work: Callable[[sa.Connection], Any]
+    done: Future[Any]
+
+
+class Database:
+    """Engines for one URL. `where` is the folder that errors name."""
+
+    def __init__(self, url: str, where: Path, busy_seconds: float = 10.0):
+        self.url, self.where, self.busy_seconds = url, where, busy_seconds
+        self._lock = threading.Lock()
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._reading = self._engine(isolation_level="AUTOCOMMIT", pool_size=8, max_overflow=24)
+        self._writing = self._engine(pool_size=1, max_overflow=0)
+
+    def _engine(self, foreign_keys: bool = True, **options: Any) -> sa.Engine:
+        engine = sa.create_engine(self.url, **options)
+        if engine.dialect.name == "sqlite":
+            _prepare_sqlite(engine, self.busy_seconds, foreign_keys, begin="isolation_level" not in options)
+        return engine
+
+    def _in_this_process(self) -> None:
+        """A forked child must not touch its parent's connections or wait for its parent's thread."""
+        if self._process != os.getpid():
+            self._lock = threading.Lock()
+            self._reading.dispose(close=False)
+            self._writing.dispose(close=False)
+            self._start()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for queries.
+
+        Raises:
+            StorageError: the database is damaged, locked or gone.
+        """
+        self._in_this_process()
+        with storing(self.where):
+            with self._reading.connect() as connection:
+                yield connection
+
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run `work` inside a transaction of the writer thread; its result, once that is committed.
+
+        `work` may run twice (when a neighbour breaks the shared transaction, whose effects are then undone).
+
+        Raises:
+            StorageError: no space, read-only, or another process holds the lock for too long.
+            Exception: whatever `work` raises; then nothing of it is stored.
+        """
+        self._in_this_process()
+        job = _Job(work, Future())
+        with self._lock:
+            if self._closed:
+                raise StorageError(f"{self.where}: the workspace was closed")
+            self._jobs.put(job)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_loop, name="tunesmith-writer", daemon=True)
+                self._writer.start()
+        with storing(self.where):
+            return job.done.result()
+
+    def close(self) -> None:
+        """Finish what is queued and let go of the files."""
+        with self._lock:
+            self._closed = True
+            writer = self._writer
+            self._jobs.put(None)
+        if writer is not None:
+            writer.join()
+        self._reading.dispose()
+        self._writing.dispose()
+
+    def _write_loop(self) -> None:
+        while True:
+            try:
+                batch = [self._jobs.get(timeout=IDLE_SECONDS)]
+            except queue.Empty:
+                with self._lock:
+                    if self._jobs.empty():
+                        self._writer = None
+                        return
+                continue
+            while batch[-1] is not None and len(batch) < GROUP and not self._jobs.empty():
+                batch.append(self._jobs.get())
+            if jobs := [job for job in batch if job is not None]:
+                self._commit(jobs)
+            if batch[-1] is None:
+                return
+
+    def _commit(self, batch: list[_Job]) -> None:
+        results: list[tuple[_Job, Any, BaseException | None]] = []
+        try:
+            with self._writing.begin() as connection:
+                for job in batch:
+                    results.append((job, *_isolated(connection, job.work)))
+        except BaseException as error:
+            if len(batch) > 1:  # someone broke the transaction: everyone again, alone
+                for job in batch:
+                    self._commit([job])
+            else:
+                batch[0].done.set_exception(error)
+            return
+        for job, result, failure in results:
+            if failure is None:
+                job.done.set_result(result)
+            else:
+                job.done.set_exception(failure)
+
+    def check(self) -> None:
+        """Let the database look for damage in itself.
+
+        Raises:
+            StorageError: there is some.
+        """
+        with self.read() as connection:
+            if connection.dialect.name != "sqlite":
+                return
+            found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if found != "ok":
+            raise StorageError(f"{self.where}: the database is damaged ({found}); restore it from a backup")
+
+    def revision(self) -> str:
+        """The schema's revision, empty for a new database."""
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return ""
+            return connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or ""
+
+    def migrate(self, to: str = "head") -> None:
+        """Bring the schema up to date, in one transaction.
+
+        Raises:
+            UserError: a newer version of Tunesmith made this database.
+            StorageError: locked, read-only, no space.
+        """
+        if (revision := self.revision()) == HEAD and to == "head":
+            return
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        if revision and revision not in {s.revision for s in ScriptDirectory.from_config(config).walk_revisions()}:
+            raise UserError(f"{self.where} was made by a newer version (its schema is {revision}, this one knows "
+                            f"{HEAD}); upgrade: pip install --upgrade tunesmith")
+        engine = self._engine(foreign_keys=False)
+        with storing(self.where):
+            with engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, to)
+                failpoint("migrated")
+        engine.dispose()
+
+
+def _isolated(connection: sa.Connection, work: Callable[[sa.Connection], T]) -> tuple[T | None, BaseException | None]:
+    """The result or the error of one write. Errors that may have ended the whole transaction are raised."""
+    try:
+        with connection.begin_nested():
+            return work(connection), None
+    except IntegrityError as error:
+        return None, error
+    except DBAPIError:
+        raise
+    except BaseException as error:
+        return None, error
+
+
+def _prepare_sqlite(engine: sa.Engine, busy_seconds: float, foreign_keys: bool, begin: bool) -> None:
+    """Durable, concurrent SQLite: WAL, fsync at every commit, foreign keys, and write locks taken at the start."""
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transactions of its own
+        for pragma in (f"busy_timeout={int(busy_seconds * 1000)}", "journal_mode=WAL", "synchronous=FULL",
+                       f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    if begin:
+        @sa.event.listens_for(engine, "begin")
+        def begin_immediate(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")

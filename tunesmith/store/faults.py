@@ -1,0 +1,58 @@
+"""The errors of disks and databases in words a person can act on."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy.exc import DBAPIError
+
+from tunesmith.errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_SAYINGS = {  # what SQLite says -> what we say
+    "disk is full": "no space left; free some and try again, nothing half-written was kept",
+    "readonly": "is read-only; make it writable or choose another folder with --workspace",
+    "locked": "is busy: another process keeps writing to it; wait for it to finish or stop it",
+    "busy": "is busy: another process keeps writing to it; wait for it to finish or stop it",
+    "disk i/o": "the disk reported an error while writing; check that it is healthy and has space",
+    "malformed": "the database tunesmith.db is damaged; restore it from a backup",
+    "not a database": "the database tunesmith.db is damaged; restore it from a backup",
+    "unable to open": "the database tunesmith.db cannot be opened; check the folder's permissions",
+}
+
+
+def explain(error: BaseException, where: Path) -> StorageError | None:
+    """The storage error behind an exception, or None if it is something else (a bug, a user's mistake)."""
+    if isinstance(error, OSError):
+        return StorageError(f"{where}: {_of_os(error)}")
+    text = str(error.orig if isinstance(error, DBAPIError) else error).lower()
+    if isinstance(error, DBAPIError | sqlite3.Error):
+        return next((StorageError(f"{where}: {said}") for sign, said in _SAYINGS.items() if sign in text), None)
+    if "no space left" in text or "os error 28" in text:  # safetensors wraps the system's error in its own
+        return StorageError(f"{where}: {_SAYINGS['disk is full']}")
+    return None
+
+
+@contextmanager
+def storing(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk, a lock or a damaged database into a `StorageError` that names the folder."""
+    try:
+        yield
+    except Exception as error:
+        clear = None if isinstance(error, StorageError) else explain(error, where)
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def _of_os(error: OSError) -> str:
+    if error.errno in _FULL:
+        return _SAYINGS["disk is full"]
+    if error.errno in _FORBIDDEN:
+        return f"cannot write here ({error.strerror}); make it writable or choose another folder with --workspace"
+    return error.strerror or str(error)

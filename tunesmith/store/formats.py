@@ -1,0 +1,523 @@
+"""Rows of every supported layout -> records.
+
+    demonstrations  messages | prompt + completion | instruction + output (Alpaca, Dolly) | conversations (ShareGPT)
+    prompts         messages | prompt | instruction
+    comparisons     HH transcripts | prompt + chosen + rejected | chosen + rejected | input + preferred_output +
+                    non_preferred_output (OpenAI) | prompt + completion + label (unpaired)
+    rankings        prompt + answers + ranking, labeler (tiers best to worst; a flat list is an order without ties)
+
+`prompt`, `completion`, `chosen` and `rejected` are texts or lists of messages. The first row decides the layout for
+the whole file; the first malformed row ends the import with file, line and field. What is left out on purpose is
+counted by reason. No token is counted here: rows too long for a model are the trainer's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import DataError
+from tunesmith.records import (
+    Answer,
+    AnswerGroup,
+    Conversation,
+    Demonstration,
+    Message,
+    Prompt,
+    Record,
+    Role,
+    Split,
+    Tiers,
+)
+from tunesmith.store.checks import check_tiers, valid_labeler
+from tunesmith.store.files import Row, kind_of, read_rows
+
+ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant",
+                          "tool": "tool", "function": "tool"}
+SHAREGPT: dict[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant",
+                             "chatgpt": "assistant", "bot": "assistant", "bard": "assistant", "assistant": "assistant",
+                             "tool": "tool", "function": "tool", "observation": "tool"}
+SPLITS: dict[str, Split] = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev",
+                            "test": "test", "eval": "test", "held-out": "test", "heldout": "test"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The records of a file, what was left out, and what was noticed (`{"exact tie": 28}`)."""
+
+    rows: list[Record]
+    format: str
+    skipped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class Skip(Exception):
+    """A row that the layout's own makers left unusable; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to write rows down: which keys betray it, and how a row becomes a record."""
+
+    name: str
+    keys: tuple[str, ...]
+    parse: Callable[[Row], Record]
+    fits: Callable[[Row], bool] = lambda row: True
+
+
+def read(path: str | Path, kind: str) -> Imported:
+    """All records of a file.
+
+    Args:
+        kind: demonstrations, prompts, comparisons or rankings.
+
+    Raises:
+        DataError: the first bad row, with file, line and field; or a file that has none.
+    """
+    path = Path(path)
+    skipped: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    rows: list[Record] = []
+    seen: set[bytes] = set()
+    layout: Layout | None = None
+    for line, row in read_rows(path, skipped):
+        row = {key: value for key, value in row.items() if value is not None}
+        try:
+            layout = layout or detect(row, kind)
+            _require(row, layout.keys)
+            record = layout.parse(row)
+            mark = _digest(record)
+        except Skip as e:
+            skipped[str(e)] += 1
+            continue
+        except DataError as e:
+            raise DataError(str(e), path, line) from e
+        except RecursionError as e:
+            raise DataError("nested too deeply", path, line) from e
+        if mark in seen:
+            skipped["exact duplicate"] += 1
+            continue
+        seen.add(mark)
+        rows.append(record)
+        notes.update(_noticed(record, row))
+    if layout is None or not rows:
+        left = ", ".join(f"{n} x {reason}" for reason, n in skipped.items())
+        raise DataError("no rows" + (f" left ({left})" if left else ""), path)
+    return Imported(rows, layout.name, dict(skipped), dict(notes))
+
+
+def _require(row: Row, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key not in row:
+            raise DataError(f'"{key}" is missing')
+
+
+def detect(row: Row, kind: str) -> Layout:
+    """The layout of a kind that a row fits.
+
+    Raises:
+        DataError: none does; names the kind that would.
+    """
+    for layout in LAYOUTS[kind]:
+        if all(key in row for key in layout.keys) and layout.fits(row):
+            return layout
+    has = ", ".join(f'"{key}"' for key in list(row)[:12]) or "no fields"
+    expected = " or ".join("+".join(f'"{key}"' for key in keys) for keys in dict.fromkeys(
+        layout.keys for layout in LAYOUTS[kind]))
+    others = [k for k in LAYOUTS if k != kind and k != "prompts"
+              and any(all(key in row for key in layout.keys) and layout.fits(row) for layout in LAYOUTS[k])]
+    hint = f"; it looks like {others[0]}: try --as {others[0]}" if others else ""
+    raise DataError(f"{kind} need {expected}; this row has {has}{hint}")
+
+
+# ---- demonstrations
+
+def _chat(row: Row) -> Demonstration:
+    return _demonstration(_messages(row["messages"], "messages"), row)
+
+
+def _prompt_completion(row: Row) -> Demonstration:
+    """Only the completion is learned: assistant turns of the prompt get weight 0."""
+    prompt = _turns(row, "prompt", "user")
+    completion = _turns(row, "completion", "assistant")
+    before = tuple(Message(m.role, m.content, 0) if m.role == "assistant" else m for m in prompt)
+    _waiting(before, "prompt")
+    return _demonstration(_ordered(before + completion, "prompt and completion"), row)
+
+
+def _alpaca(row: Row) -> Demonstration:
+    answer = "output" if "output" in row else "response"
+    messages = (*_instruction(row), Message("assistant", _text(row, answer)))
+    return _demonstration(messages, row)
+
+
+def _sharegpt(row: Row) -> Demonstration:
+    turns = []
+    for n, turn in enumerate(_list(row["conversations"], "conversations")):
+        where = f"conversations[{n}]"
+        if not isinstance(turn, Mapping):
+            raise DataError(f'"{where}" must be an object, it is {kind_of(turn)}')
+        key, text = ("from", "value") if "from" in turn else ("role", "content")
+        role = SHAREGPT.get(str(turn.get(key, "")).lower())
+        if role is None:
+            raise DataError(f'"{key}" must be one of {", ".join(SHAREGPT)}, got {_short(turn.get(key))} ({where})')
+        turns.append(Message(role, _text(turn, text, where)))
+    if "system" in row and str(row["system"]).strip():
+        turns.insert(0, Message("system", _text(row, "system")))
+    return _demonstration(_ordered(tuple(turns), "conversations"), row)
+
+
+def _demonstration(messages: Conversation, row: Row) -> Demonstration:
+    if messages[-1].role != "assistant":
+        raise DataError(f'a demonstration must end with an assistant turn, this one ends with "{messages[-1].role}"')
+    if not any(m.role == "assistant" and m.weight > 0 for m in messages):
+        raise DataError('no assistant turn has a "weight" above 0: nothing would be learned')
+    review = row.get("review", "accepted")
+    if review not in ("accepted", "pending", "rejected"):
+        raise DataError(f'"review" must be accepted, pending or rejected, got {_short(review)}')
+    licence = _optional(row, "licence") or _optional(row, "license")
+    return Demonstration(messages, _optional(row, "source"), licence, review)
+
+
+# ---- prompts
+
+def _chat_prompt(row: Row) -> Prompt:
+    return _prompt(_messages(row["messages"], "messages"), row)
+
+
+def _plain_prompt(row: Row) -> Prompt:
+    return _prompt(_turns(row, "prompt", "user"), row)
+
+
+def _instruction_prompt(row: Row) -> Prompt:
+    return _prompt(_instruction(row), row)
+
+
+def _prompt(messages: Conversation, row: Row) -> Prompt:
+    _waiting(messages, "a prompt")
+    split = SPLITS.get(str(row.get("split", "train")).lower())
+    if split is None:
+        raise DataError(f'"split" must be train, dev or test, got {_short(row["split"])}')
+    facts = row.get("facts", {})
+    if not isinstance(facts, Mapping):
+        raise DataError(f'"facts" must be an object, it is {kind_of(facts)}')
+    return Prompt(messages, _optional(row, "domain"), split, facts)
+
+
+# ---- comparisons
+
+def _preference(row: Row) -> AnswerGroup:
+    """TRL preference with a prompt; `chosen` and `rejected` may repeat it."""
+    prompt = _turns(row, "prompt", "user")
+    better, worse = (_answer(row, key, prompt) for key in ("chosen", "rejected"))
+    return _pair(_prompt(prompt, row), better, worse, row)
+
+
+def _implicit_preference(row: Row) -> AnswerGroup:
+    """TRL preference without a prompt: what both have in common is the prompt."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        common = _common_text(_text(row, "chosen"), _text(row, "rejected"))
+        if not common.strip():
+            raise DataError('"chosen" and "rejected" begin differently, so there is no prompt; add a "prompt" field')
+        ends = {key: {"text": row[key][len(common):]} for key in ("chosen", "rejected")}
+        return _pair(_prompt((Message("user", common.rstrip()),), row), _text(ends["chosen"], "text", "chosen"),
+                     _text(ends["rejected"], "text", "rejected"), row)
+    better, worse = _messages(chosen, "chosen"), _messages(rejected, "rejected")
+    return _from_turns(better, worse, row)
+
+
+def _openai_preference(row: Row) -> AnswerGroup:
+    source = row["input"]
+    if not isinstance(source, Mapping) or "messages" not in source:
+        raise DataError('"input" must be an object with "messages"')
+    prompt = _messages(source["messages"], "input.messages")
+    better, worse = (_answer(row, key, prompt) for key in ("preferred_output", "non_preferred_output"))
+    return _pair(_prompt(prompt, row), better, worse, row)
+
+
+def _unpaired(row: Row) -> AnswerGroup:
+    """A thumb or a rating: one answer with one label."""
+    prompt = _turns(row, "prompt", "user")
+    label = row["label"]
+    if not isinstance(label, bool | int | float):
+        raise DataError(f'"label" must be true, false or a number, it is {kind_of(label)}')
+    return AnswerGroup(_prompt(prompt, row), (Answer(_answer(row, "completion", prompt)),), labels=(float(label),),
+                       labeler=_labeler(row), weight=_weight(row))
+
+
+def _hh(row: Row) -> AnswerGroup:
+    """Anthropic HH: two transcripts that differ in their last assistant turn."""
+    before = row.get("prompt", "")
+    if not isinstance(before, str):
+        raise DataError(f'"prompt" must be a text beside transcripts, it is {kind_of(before)}')
+    better, worse = (_transcript(before + _raw_text(row, key), key) for key in ("chosen", "rejected"))
+    if not all(m.content for m in (*better, *worse)):
+        raise Skip("a turn is empty")
+    if better[-1].role != "assistant" or worse[-1].role != "assistant":
+        raise Skip("a transcript does not end with the assistant")
+    if better[:-1] != worse[:-1]:
+        raise Skip("the transcripts differ before the last turn")
+    return _from_turns(better, worse, row)
+
+
+def _is_hh(row: Row) -> bool:
+    first = row.get("prompt") or row["chosen"]
+    return all(isinstance(row[key], str) for key in ("chosen", "rejected")) and isinstance(first, str) \
+        and first.lstrip().startswith("Human:")
+
+
+def _transcript(text: str, where: str) -> Conversation:
+    """`\\n\\nHuman: ...\\n\\nAssistant: ...` as turns; two turns of one speaker in a row become one."""
+    opening, *parts = re.split(r"(?:^|\n\n)(Human|Assistant):", text.lstrip("\n"))
+    if opening.strip() or not parts or parts[0] != "Human":
+        raise DataError(f'"{where}" is not a transcript: it must begin with "Human:"')
+    merged: list[Message] = []
+    for speaker, said in zip(parts[::2], parts[1::2]):
+        role: Role = "user" if speaker == "Human" else "assistant"
+        said = said.strip()
+        if merged and merged[-1].role == role:
+            said = "\n\n".join(t for t in (merged.pop().content, said) if t)
+        merged.append(Message(role, said))
+    return tuple(merged)
+
+
+def _from_turns(better: Conversation, worse: Conversation, row: Row) -> AnswerGroup:
+    """A pair from two whole conversations."""
+    if better[-1].role != "assistant" or worse[-1].role != "assistant":
+        raise DataError('"chosen" and "rejected" must end with an assistant turn')
+    if better[:-1] != worse[:-1]:
+        raise DataError('"chosen" and "rejected" must be alike up to their last turn')
+    return _pair(_prompt(better[:-1], row), better[-1].content, worse[-1].content, row)
+
+
+def _pair(prompt: Prompt, better: str, worse: str, row: Row) -> AnswerGroup:
+    """Two equal answers are a tie."""
+    tiers: Tiers = ((0, 1),) if better == worse else ((0,), (1,))
+    return AnswerGroup(prompt, (Answer(better), Answer(worse)), tiers, labeler=_labeler(row), weight=_weight(row))
+
+
+# ---- rankings
+
+def _ranking(row: Row) -> AnswerGroup:
+    prompt = _prompt(_turns(row, "prompt", "user"), row)
+    answers = _list(row["answers"], "answers")
+    if len(answers) < 2:
+        raise DataError(f'a ranking needs at least 2 answers, "answers" has {len(answers)}')
+    texts = tuple(Answer(_text({"answers": a}, "answers", f"answers[{n}]")) for n, a in enumerate(answers))
+    return AnswerGroup(prompt, texts, _tiers(row["ranking"], len(texts)), labeler=_labeler(row), weight=_weight(row))
+
+
+def _tiers(ranking: Any, answers: int) -> Tiers:
+    tiers = []
+    for n, tier in enumerate(_list(ranking, "ranking")):
+        tier = tier if isinstance(tier, list) else [tier]
+        if not all(isinstance(i, int) and not isinstance(i, bool) for i in tier):
+            raise DataError(f'"ranking[{n}]" must hold indices of answers, got {_short(tier)}')
+        tiers.append(tuple(tier))
+    try:
+        check_tiers(tiers, answers)
+    except DataError as e:
+        raise DataError(f'"ranking": {e}') from e
+    return tuple(tiers)
+
+
+def _group(row: Row) -> AnswerGroup:
+    """An `AnswerGroup` as Tunesmith writes it."""
+    _waiting(_messages(row["prompt"].get("messages"), "prompt.messages"), "a prompt")
+    for n, answer in enumerate(_list(row["answers"], "answers")):
+        _text(answer if isinstance(answer, Mapping) else {}, "text", f"answers[{n}]")
+    try:
+        group = AnswerGroup.from_dict(row)
+        check_tiers(group.tiers, len(group.answers))
+        for pair in group.pairs:
+            check_tiers([(pair.better, pair.worse)], len(group.answers))
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise DataError(f"not an answer group: {e}") from e
+    return group
+
+
+# ---- fields
+
+def _messages(value: Any, where: str) -> Conversation:
+    """OpenAI-style messages: known roles, non-empty text, turns in order."""
+    found = []
+    for n, turn in enumerate(_list(value, where)):
+        here = f"{where}[{n}]"
+        if not isinstance(turn, Mapping):
+            raise DataError(f'"{here}" must be an object with "role" and "content", it is {kind_of(turn)}')
+        role = ROLES.get(turn.get("role")) if isinstance(turn.get("role"), str) else None  # type: ignore[arg-type]
+        if role is None:
+            raise DataError(f'"role" must be system, user, assistant or tool, got {_short(turn.get("role"))} ({here})')
+        found.append(Message(role, _content(turn, here), _weight(turn, here)))
+    return _ordered(tuple(found), where)
+
+
+def _content(turn: Mapping[str, Any], where: str) -> str:
+    """A text, a list of text parts, or the calls that an assistant makes instead."""
+    content, calls = turn.get("content"), turn.get("tool_calls")
+    if isinstance(content, list):
+        parts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
+        if not all(isinstance(p, str) for p in parts):
+            raise DataError(f'"content" may hold only parts of type "text" ({where})')
+        content = "".join(parts)  # type: ignore[arg-type]
+    if isinstance(calls, list) and calls:
+        texts = [f"<tool_call>\n{json.dumps(c.get('function', c), ensure_ascii=False)}\n</tool_call>"
+                 for c in calls if isinstance(c, Mapping)]
+        content = "\n".join([*([content] if content else []), *texts])
+    return _text({"content": content}, "content", where)
+
+
+def _ordered(messages: Conversation, where: str) -> Conversation:
+    """System only first, user and assistant in turns."""
+    for n, m in enumerate(messages):
+        before = messages[n - 1].role if n else ""
+        if m.role == "system" and n:
+            raise DataError(f'a "system" message must come first ({where}[{n}])')
+        if m.role == before and m.role in ("user", "assistant"):
+            raise DataError(f'two "{m.role}" turns in a row; merge them ({where}[{n}])')
+        if m.role == "tool" and before not in ("assistant", "tool"):
+            raise DataError(f'a "tool" message must follow an assistant turn ({where}[{n}])')
+    return messages
+
+
+def _waiting(messages: Conversation, what: str) -> None:
+    if messages[-1].role not in ("user", "tool"):
+        raise DataError(f'{what} must end with a user turn, this one ends with "{messages[-1].role}"')
+
+
+def _turns(row: Row, key: str, role: Role) -> Conversation:
+    """A field that is a text (one turn of `role`) or a list of messages."""
+    if isinstance(row[key], str):
+        return (Message(role, _text(row, key)),)
+    return _messages(row[key], key)
+
+
+def _answer(row: Row, key: str, prompt: Conversation) -> str:
+    """A field that is a text or messages; messages may repeat the prompt before the one assistant turn."""
+    if isinstance(row[key], str):
+        return _text(row, key)
+    messages = _messages(row[key], key)
+    if len(messages) > 1 and messages[:-1] == prompt:
+        messages = messages[-1:]
+    if len(messages) != 1 or messages[0].role != "assistant":
+        raise DataError(f'"{key}" must be one assistant turn')
+    return messages[0].content
+
+
+def _instruction(row: Row) -> Conversation:
+    extra = "input" if "input" in row else "context"
+    more = row.get(extra, "")
+    if not isinstance(more, str):
+        raise DataError(f'"{extra}" must be a text, it is {kind_of(more)}')
+    text = _text(row, "instruction")
+    return (Message("user", f"{text}\n\n{more}" if more.strip() else text),)
+
+
+def _text(row: Mapping[str, Any], key: str, where: str = "") -> str:
+    value = _raw_text(row, key, where)
+    if not value.strip():
+        raise DataError(f'"{key}" is empty{_at(key, where)}')
+    return value
+
+
+def _raw_text(row: Mapping[str, Any], key: str, where: str = "") -> str:
+    value = row.get(key)
+    if value is None:
+        raise DataError(f'"{key}" is missing{_at(key, where)}')
+    if not isinstance(value, str):
+        raise DataError(f'"{key}" must be a text, it is {kind_of(value)}{_at(key, where)}')
+    return value
+
+
+def _at(key: str, where: str) -> str:
+    return f" ({where})" if where and where != key else ""
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f'"{where}" must be a list, it is {kind_of(value)}')
+    if not value:
+        raise DataError(f'"{where}" is empty')
+    return value
+
+
+def _optional(row: Row, key: str) -> str:
+    return _raw_text(row, key) if key in row else ""
+
+
+def _labeler(row: Row) -> str:
+    return valid_labeler(_raw_text(row, "labeler")) if row.get("labeler", "") != "" else ""
+
+
+def _weight(row: Mapping[str, Any], where: str = "") -> float:
+    weight = row.get("weight")
+    if weight is None:
+        return 1
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+        raise DataError(f'"weight" must be a number of at least 0, got {_short(weight)}{_at("weight", where)}')
+    return weight
+
+
+def _common_text(a: str, b: str) -> str:
+    """The longest common beginning that ends at a space."""
+    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return a[:a.rfind(" ", 0, n) + 1]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _digest(record: Record) -> bytes:
+    """What tells two records apart.
+
+    Raises:
+        DataError: half a surrogate pair somewhere, which no UTF-8 file can hold.
+    """
+    text = json.dumps(record.to_dict(), sort_keys=True, ensure_ascii=False, default=str)
+    try:
+        return hashlib.sha256(text.encode()).digest()[:16]
+    except UnicodeEncodeError as e:
+        raise DataError(f"a text holds half a character (\\u{ord(text[e.start]):04x} without its partner)") from e
+
+
+def _noticed(record: Record, row: Row) -> list[str]:
+    tie = isinstance(record, AnswerGroup) and len(record.answers) == 2 and record.tiers == ((0, 1),)
+    return [*(["exact tie"] if tie else []), *(['"tools" ignored'] if row.get("tools") else [])]
+
+
+def _is_record(row: Row) -> bool:
+    return isinstance(row["prompt"], Mapping) and isinstance(row["answers"], list)
+
+
+_GROUP = Layout("Tunesmith answer groups", ("prompt", "answers"), _group, _is_record)
+LAYOUTS: dict[str, list[Layout]] = {
+    "demonstrations": [
+        Layout("chat messages", ("messages",), _chat),
+        Layout("prompt and completion", ("prompt", "completion"), _prompt_completion, lambda row: "label" not in row),
+        Layout("Alpaca", ("instruction", "output"), _alpaca),
+        Layout("Alpaca", ("instruction", "response"), _alpaca),
+        Layout("ShareGPT", ("conversations",), _sharegpt)],
+    "prompts": [
+        Layout("chat messages", ("messages",), _chat_prompt),
+        Layout("prompts", ("prompt",), _plain_prompt),
+        Layout("instructions", ("instruction",), _instruction_prompt)],
+    "comparisons": [
+        Layout("Anthropic HH transcripts", ("chosen", "rejected"), _hh, _is_hh),
+        Layout("preference", ("prompt", "chosen", "rejected"), _preference),
+        Layout("preference with implicit prompt", ("chosen", "rejected"), _implicit_preference),
+        Layout("OpenAI preference", ("input", "preferred_output", "non_preferred_output"), _openai_preference),
+        Layout("unpaired", ("prompt", "completion", "label"), _unpaired),
+        _GROUP],
+    "rankings": [
+        _GROUP,
+        Layout("rankings", ("prompt", "answers", "ranking"), _ranking)],
+}

@@ -1,0 +1,543 @@
+"""The workspace: one folder and one database that hold everything a team makes, with its lineage.
+
+    tunesmith.db   data/NAME/   adapters/NAME/VERSION/   runs/ID/   reports/
+
+Folders are published whole (see publish.py) before their database row is written. Opening a workspace gives a row to
+a folder that a crash left without one, so that nothing finished is ever lost and no version number is used twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import sqlalchemy as sa
+
+from tunesmith.errors import DataError, ModelError, NotFound, UserError, nearest
+from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record
+from tunesmith.store import database as db
+from tunesmith.store.checks import check_tiers, split_version, valid_labeler, valid_name
+from tunesmith.store.database import Database, pack
+from tunesmith.store.failpoints import failpoint
+from tunesmith.store.faults import storing
+from tunesmith.store.lineage import code_version
+from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
+from tunesmith.store.runs import Run, from_row, now
+
+Kind = Literal["demonstrations", "prompts", "comparisons", "rankings"]
+RECORDS: dict[str, type[Record]] = {
+    "demonstrations": Demonstration, "prompts": Prompt, "comparisons": AnswerGroup, "rankings": AnswerGroup}
+DATABASE = "tunesmith.db"
+ROWS = "rows.jsonl"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Imported or generated rows, immutable. `skipped` counts what the import left out, by reason."""
+
+    name: str
+    kind: Kind
+    count: int
+    fingerprint: str
+    source: str
+    licence: str
+    skipped: dict[str, int]
+    created: str
+    path: Path
+
+    def rows(self) -> Iterator[Any]:
+        """The records, after the file's hash was checked.
+
+        Raises:
+            DataError: the file was altered or lost.
+        """
+        try:
+            verify(self.path)
+        except Damaged as e:
+            raise DataError(f"dataset {self.name} is damaged: {e}; import it again under another name") from e
+        with open(self.path / ROWS, encoding="utf-8") as lines:
+            yield from (RECORDS[self.kind].from_dict(json.loads(line)) for line in lines)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The trained part, `name@version`: a PEFT folder that belongs to one base."""
+
+    name: str
+    version: int
+    role: Literal["policy", "reward"]
+    path: Path
+    base: dict[str, Any]
+    lineage: dict[str, Any]
+    created: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Workspace:
+    """One directory and one database. Safe to share between threads; several processes may open the same one."""
+
+    def __init__(self, root: Path, database: Database):
+        self.root, self.database = root, database
+
+    @classmethod
+    def open(cls, root: str | Path, busy_seconds: float = 10.0) -> Workspace:
+        """The workspace in a folder, made on first use.
+
+        Raises:
+            UserError: a file, a folder full of something else, or a workspace of a newer version.
+            StorageError: read-only, no space, damaged, or locked by another process for `busy_seconds`.
+        """
+        root = Path(root).expanduser()
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root} is a file; a workspace is a folder")
+        if root.is_dir() and not (root / DATABASE).exists() and _foreign(root):
+            raise UserError(f"{root} is neither empty nor a workspace (no {DATABASE} in it); choose another folder")
+        root = root.absolute()
+        with storing(root):
+            root.mkdir(parents=True, exist_ok=True)
+        database = Database(f"sqlite:///{root / DATABASE}", root, busy_seconds)
+        try:
+            database.check()
+            database.migrate()
+            workspace = cls(root, database)
+            workspace._tidy()
+        except BaseException:
+            database.close()
+            raise
+        return workspace
+
+    def close(self) -> None:
+        """Let go of the database; what was acknowledged is already on disk."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # ---- datasets
+
+    def add_dataset(self, name: str, kind: Kind, rows: Iterable[Record], *, source: str = "", licence: str = "",
+                    skipped: Mapping[str, int] | None = None) -> Dataset:
+        """Publish rows under a name. The same rows under the same name again give the dataset that is there.
+
+        Raises:
+            UserError: a bad name, no rows, or other rows have the name already.
+            DataError: a row that is no record of this kind or cannot be stored.
+            StorageError: no space, read-only.
+        """
+        valid_name(name, "dataset name")
+        about = {"name": name, "kind": kind, "source": source, "licence": licence, "skipped": dict(skipped or {}),
+                 "created": now(), "code": code_version()}
+        made: dict[str, Any] = {}
+
+        def write(folder: Path) -> dict[str, Any]:
+            made.update(_write_rows(folder / ROWS, kind, rows))
+            if not made["count"]:
+                raise UserError(f"dataset {name} would have no rows")
+            return made
+
+        try:
+            path = publish(self.root / "data", iter([name]), write, about, "dataset")
+        except Taken as e:
+            try:
+                there = _dataset(self.root / "data" / name, read_manifest(self.root / "data" / name))
+            except Damaged as damage:
+                raise UserError(f"a dataset named {name} exists and is damaged ({damage}); "
+                                f"choose another name or delete {self.root / 'data' / name}") from e
+            if (there.kind, there.fingerprint) != (kind, made["fingerprint"]):
+                raise UserError(f"there is already another dataset named {name} ({there.count} {there.kind}); "
+                                "datasets never change, choose another name") from e
+            path = there.path
+        self._record_dataset(path)
+        return self.dataset(name)
+
+    def dataset(self, name: str) -> Dataset:
+        """The dataset of that name.
+
+        Raises:
+            NotFound: naming the nearest.
+            DataError: its folder is damaged or gone.
+        """
+        with self.database.read() as c:
+            known = c.scalars(sa.select(db.datasets.c.name)).all()
+        if name not in known:
+            raise NotFound(f'no dataset "{name}"{nearest(name, known)}')
+        try:
+            path = self.root / "data" / name
+            return _dataset(path, read_manifest(path))
+        except Damaged as e:
+            raise DataError(f"dataset {name} is damaged: {e}; import it again under another name") from e
+
+    def datasets(self) -> list[Dataset]:
+        """All datasets, oldest first."""
+        with self.database.read() as c:
+            rows = c.execute(sa.select(db.datasets).order_by(db.datasets.c.created, db.datasets.c.seq)).all()
+        return [_dataset(self.root / "data" / row.name, {"about": json.loads(row.about)}) for row in rows]
+
+    # ---- answer groups and rankings
+
+    def add_groups(self, set_name: str, groups: Sequence[AnswerGroup]) -> int:
+        """Put groups into a set that waits for rankings, making it if needed; how many were new to the set.
+
+        Raises:
+            UserError: a bad name.
+            DataError: a group that cannot be stored.
+        """
+        valid_name(set_name, "name of a set")
+        rows = {}
+        for group in groups:
+            try:
+                rows[group.id] = {"id": group.id, "answers": len(group.answers), "body": pack(group.to_dict())}
+            except (ValueError, TypeError) as e:
+                raise DataError(f"an answer group cannot be stored: {e}") from e
+        return self.database.write(lambda c: _insert_groups(c, set_name, rows))
+
+    def groups(self, set_name: str) -> list[AnswerGroup]:
+        """The groups of a set, in the order they came.
+
+        Raises:
+            NotFound: naming the nearest set.
+        """
+        with self.database.read() as c:
+            seq = _set(c, set_name)
+            bodies = c.scalars(sa.select(db.groups.c.body).join(db.members).where(db.members.c.set_seq == seq)
+                               .order_by(db.members.c.position)).all()
+        return [AnswerGroup.from_dict(json.loads(body)) for body in bodies]
+
+    def group(self, id: str) -> AnswerGroup:
+        """One group.
+
+        Raises:
+            NotFound: nobody stored it.
+        """
+        with self.database.read() as c:
+            body = c.scalar(sa.select(db.groups.c.body).where(db.groups.c.id == id))
+        if body is None:
+            raise NotFound(f'no answer group "{id}"')
+        return AnswerGroup.from_dict(json.loads(body))
+
+    def group_sets(self) -> list[dict[str, Any]]:
+        """`{name, count, ranked, created}` of every set, oldest first; `ranked` groups have at least one ranking."""
+        ranked = sa.exists().where(db.rankings.c.group_id == db.members.c.group_id)
+        count = sa.select(sa.func.count()).where(db.members.c.set_seq == db.sets.c.seq)
+        query = sa.select(db.sets.c.name, count.scalar_subquery().label("count"),
+                          count.where(ranked).scalar_subquery().label("ranked"), db.sets.c.created)
+        with self.database.read() as c:
+            return [dict(row) for row in c.execute(query.order_by(db.sets.c.seq)).mappings()]
+
+    def add_ranking(self, ranking: Ranking) -> bool:
+        """Append a verdict; it is on disk when this returns. False if that id is stored already (a retry).
+
+        Raises:
+            NotFound: an unknown group.
+            DataError: tiers, ratings or order do not fit the group, or the id or the labeler belongs to another.
+            StorageError: not stored.
+        """
+        return self.add_rankings([ranking]) == 1
+
+    def add_rankings(self, rankings: Sequence[Ranking]) -> int:
+        """Append many verdicts at once, all or none; how many were new. Raises what `add_ranking` raises."""
+        for ranking in rankings:
+            _check_ranking(ranking)
+        return self.database.write(lambda c: sum(_insert_ranking(c, r) for r in rankings))
+
+    def rankings(self, set_name: str, latest: bool = False) -> list[Ranking]:
+        """The verdicts on a set's groups, in the order they came.
+
+        Args:
+            latest: only the last of each labeler on each group: what training should see.
+
+        Raises:
+            NotFound: naming the nearest set.
+        """
+        with self.database.read() as c:
+            seq = _set(c, set_name)
+            rows = c.execute(
+                sa.select(db.rankings.c.group_id, db.rankings.c.labeler, db.rankings.c.body)
+                .join(db.members, db.members.c.group_id == db.rankings.c.group_id)
+                .where(db.members.c.set_seq == seq).order_by(db.rankings.c.seq)).all()
+        if latest:
+            last = {(row.group_id, row.labeler): n for n, row in enumerate(rows)}
+            rows = [row for n, row in enumerate(rows) if last[row.group_id, row.labeler] == n]
+        return [Ranking.from_dict(json.loads(row.body)) for row in rows]
+
+    def labelers(self) -> list[Labeler]:
+        """Everyone who judged, simulated ones marked so."""
+        with self.database.read() as c:
+            rows = c.execute(sa.select(db.labelers).order_by(db.labelers.c.created, db.labelers.c.name)).all()
+        return [Labeler(row.name, row.simulated, row.role) for row in rows]
+
+    def next_group(self, set_name: str, labeler: str) -> AnswerGroup | None:
+        """The first group that this labeler has neither ranked nor skipped; None when all are done.
+
+        The order is random but fixed; each labeler starts at another place, so that a team covers a set evenly.
+
+        Raises:
+            NotFound: naming the nearest set.
+        """
+        place = db.members.c.shuffled
+        start = _shuffled(labeler)
+        judged = sa.exists().where(db.rankings.c.group_id == db.members.c.group_id, db.rankings.c.labeler == labeler)
+        with self.database.read() as c:
+            seq = _set(c, set_name)
+            query = (sa.select(db.groups.c.body).join(db.members).where(db.members.c.set_seq == seq, ~judged)
+                     .order_by(place, db.members.c.group_id).limit(1))
+            body = c.scalar(query.where(place >= start)) or c.scalar(query.where(place < start))
+        return None if body is None else AnswerGroup.from_dict(json.loads(body))
+
+    # ---- adapters
+
+    def publish_adapter(self, name: str, role: Literal["policy", "reward"], base: Mapping[str, Any],
+                        write: Callable[[Path], None], lineage: Mapping[str, Any]) -> Adapter:
+        """Publish what `write` puts into the folder it is given, as the next version of a name.
+
+        Args:
+            base: `spec` and `hash` of the base it belongs to.
+            lineage: data fingerprints, settings, seed, parent, run; the code version is added.
+
+        Raises:
+            UserError: a bad name.
+            StorageError: no space, read-only.
+        """
+        valid_name(name, "adapter name")
+        if name == "base":
+            raise UserError('an adapter cannot be named "base": that word means the bare base; choose another name')
+        with self.database.read() as c:
+            newest = c.scalar(sa.select(sa.func.max(db.adapters.c.version)).where(db.adapters.c.name == name)) or 0
+        about = {"name": name, "role": role, "base": dict(base), "lineage": {"code": code_version(), **lineage},
+                 "created": now()}
+        places = (str(version) for version in itertools.count(newest + 1))
+        path = publish(self.root / "adapters" / name, places, write, about, "adapter")
+        self._record_adapter(path)
+        return _adapter(path, about)
+
+    def adapter(self, name: str) -> Adapter:
+        """`"m"` is the newest version, `"m@2"` that one; all its files are checked against the manifest.
+
+        Raises:
+            NotFound: naming the nearest.
+            ModelError: its files are damaged or gone.
+        """
+        stem, version = split_version(name)
+        with self.database.read() as c:
+            rows = c.execute(sa.select(db.adapters.c.name, db.adapters.c.version)).all()
+        versions = [row.version for row in rows if row.name == stem]
+        if not versions:
+            raise NotFound(f'no adapter "{stem}"{nearest(stem, {row.name for row in rows})}')
+        if version is not None and version not in versions:
+            there = ", ".join(str(v) for v in sorted(versions))
+            raise NotFound(f'adapter "{stem}" has no version {version}; it has {there}')
+        path = self.root / "adapters" / stem / str(version or max(versions))
+        try:
+            return _adapter(path, verify(path)["about"])
+        except Damaged as e:
+            raise ModelError(f"adapter {stem}@{path.name} is damaged: {e}; use another version or train again") from e
+
+    def adapters(self) -> list[Adapter]:
+        """All versions of all adapters, oldest first."""
+        with self.database.read() as c:
+            rows = c.execute(sa.select(db.adapters).order_by(db.adapters.c.created, db.adapters.c.seq)).all()
+        return [_adapter(self.root / "adapters" / row.name / str(row.version), json.loads(row.about)) for row in rows]
+
+    # ---- runs
+
+    def start_run(self, command: str, settings: Mapping[str, Any], seed: int, inputs: Mapping[str, str]) -> Run:
+        """A new run with its folder; this process holds it.
+
+        Args:
+            settings: JSON-able settings of the command.
+            inputs: what it reads: name -> fingerprint or version.
+        """
+        created = now()
+        stamp = created.replace("-", "").replace("T", "-").replace(":", "")[:15]
+        id = f"{valid_name(command, 'command')}-{stamp}-{os.urandom(3).hex()}"
+        about = {"settings": dict(settings), "seed": seed, "inputs": dict(inputs), "code": code_version()}
+        folder = self.root / "runs" / id
+        with storing(self.root):
+            folder.mkdir(parents=True)
+        write_atomically(folder / "settings.json",
+                         json.dumps({"id": id, "command": command, **about, "created": created}, indent=1))
+        row = {"id": id, "command": command, "status": "running", "about": pack(about), "summary": "{}",
+               "created": created}
+        self.database.write(lambda c: c.execute(sa.insert(db.runs).values(row)))
+        run = self.run(id)
+        run.hold()
+        return run
+
+    def run(self, id: str) -> Run:
+        """The run of that id.
+
+        Raises:
+            NotFound: naming the nearest.
+        """
+        with self.database.read() as c:
+            row = c.execute(sa.select(db.runs).where(db.runs.c.id == id)).first()
+            if row is None:
+                raise NotFound(f'no run "{id}"{nearest(id, c.scalars(sa.select(db.runs.c.id)).all())}')
+        return from_row(row, self.root, self.database)
+
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        with self.database.read() as c:
+            rows = c.execute(sa.select(db.runs).order_by(db.runs.c.seq)).all()
+        return [from_row(row, self.root, self.database) for row in rows]
+
+    # ---- recovery
+
+    def _tidy(self) -> None:
+        """Clear old leftovers of crashed writers; give a row to finished folders that lack one."""
+        for parent in (self.root / "data", *self.root.glob("adapters/*"), *self.root.glob("runs/*"),
+                       *self.root.glob("runs/*/checkpoints")):
+            clean(parent)
+        with self.database.read() as c:
+            datasets = set(c.scalars(sa.select(db.datasets.c.name)))
+            rows = c.execute(sa.select(db.adapters.c.name, db.adapters.c.version)).all()
+            adapters = {(row.name, str(row.version)) for row in rows}
+        for path in self.root.glob("data/*"):
+            if path.name not in datasets and not path.name.startswith("."):
+                self._record_dataset(path)
+        for path in self.root.glob("adapters/*/*"):
+            if path.name.isdecimal() and (path.parent.name, path.name) not in adapters:
+                self._record_adapter(path)
+
+    def _record_dataset(self, path: Path) -> None:
+        with contextlib.suppress(Damaged):  # a damaged orphan was never anybody's: it stays out
+            about = verify(path)["about"]
+            self.database.write(lambda c: _insert_once(
+                c, db.datasets, {"name": path.name}, {"about": pack(about), "created": about["created"]}))
+
+    def _record_adapter(self, path: Path) -> None:
+        with contextlib.suppress(Damaged):
+            about = verify(path)["about"]
+            self.database.write(lambda c: _insert_once(
+                c, db.adapters, {"name": path.parent.name, "version": int(path.name)},
+                {"about": pack(about), "created": about["created"]}))
+            failpoint("adapter-recorded")
+
+
+def _foreign(root: Path) -> bool:
+    return any(not p.name.startswith(".") and p.name != "lost+found" for p in root.iterdir())
+
+
+def _write_rows(path: Path, kind: Kind, rows: Iterable[Record]) -> dict[str, Any]:
+    """Canonical JSON lines; how many and their fingerprint, which depends on nothing but kind and content."""
+    digest, count = hashlib.sha256(kind.encode()), 0
+    with open(path, "wb") as f:
+        for count, row in enumerate(rows, 1):
+            if not isinstance(row, RECORDS[kind]):
+                raise DataError(f"row {count} is a {type(row).__name__}; {kind} are {RECORDS[kind].__name__}s")
+            try:
+                text = json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False, allow_nan=False,
+                                  separators=(",", ":"))
+                line = text.encode() + b"\n"
+            except (ValueError, TypeError) as e:
+                raise DataError(f"row {count} cannot be stored: {e}") from e
+            digest.update(line)
+            f.write(line)
+    return {"count": count, "fingerprint": digest.hexdigest()[:16]}
+
+
+def _dataset(path: Path, manifest: Mapping[str, Any]) -> Dataset:
+    about = manifest["about"]
+    return Dataset(path.name, about["kind"], about["count"], about["fingerprint"], about["source"], about["licence"],
+                   about["skipped"], about["created"], path)
+
+
+def _adapter(path: Path, about: Mapping[str, Any]) -> Adapter:
+    return Adapter(path.parent.name, int(path.name), about["role"], path, about["base"], about["lineage"],
+                   about["created"])
+
+
+def _insert_once(c: sa.Connection, table: sa.Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> bool:
+    """Insert a row unless its key is there; True if it was inserted."""
+    if c.execute(sa.select(table).filter_by(**key)).first():
+        return False
+    c.execute(sa.insert(table).values(**key, **rest))
+    return True
+
+
+def _set(c: sa.Connection, name: str) -> int:
+    seq = c.scalar(sa.select(db.sets.c.seq).where(db.sets.c.name == name))
+    if seq is None:
+        known = c.scalars(sa.select(db.sets.c.name)).all()
+        raise NotFound(f'no set of answer groups "{name}"{nearest(name, known)}')
+    return int(seq)
+
+
+def _insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
+    _insert_once(c, db.sets, {"name": set_name}, {"created": now()})
+    seq = _set(c, set_name)
+    known = _known(c, db.groups.c.id, rows)
+    inside = _known(c, db.members.c.group_id, rows, db.members.c.set_seq == seq)
+    end = c.scalar(sa.select(sa.func.max(db.members.c.position)).where(db.members.c.set_seq == seq))
+    start = 0 if end is None else end + 1
+    new = [row for id, row in rows.items() if id not in known]
+    joining = [{"set_seq": seq, "group_id": id, "position": start + n, "shuffled": _shuffled(id)}
+               for n, id in enumerate(id for id in rows if id not in inside)]
+    if new:
+        c.execute(sa.insert(db.groups), new)
+    if joining:
+        c.execute(sa.insert(db.members), joining)
+    return len(joining)
+
+
+def _known(c: sa.Connection, column: sa.Column[Any], ids: Iterable[str], *where: sa.ColumnElement[bool]) -> set[str]:
+    found: set[str] = set()
+    rest = iter(ids)
+    while chunk := list(itertools.islice(rest, 500)):
+        found.update(c.scalars(sa.select(column).where(column.in_(chunk), *where)))
+    return found
+
+
+def _check_ranking(r: Ranking) -> None:
+    """What can be seen without the group."""
+    valid_labeler(r.labeler)
+    if not r.id or len(r.id) > 128:
+        raise DataError("a ranking needs an id of 1 to 128 characters, made by the client")
+    if not (r.tiers or r.all_bad or r.skipped or r.ratings):
+        raise DataError("a ranking needs tiers, ratings, all_bad, or the reason why it was skipped")
+
+
+def _insert_ranking(c: sa.Connection, r: Ranking) -> bool:
+    stored = c.execute(sa.select(db.rankings.c.group_id, db.rankings.c.labeler).where(db.rankings.c.id == r.id)).first()
+    if stored:
+        if (stored.group_id, stored.labeler) != (r.group, r.labeler):
+            raise DataError(f'the ranking id "{r.id}" is taken by a verdict of {stored.labeler} on {stored.group_id}')
+        return False
+    answers = c.scalar(sa.select(db.groups.c.answers).where(db.groups.c.id == r.group))
+    if answers is None:
+        raise NotFound(f'no answer group "{r.group}"')
+    check_tiers(r.tiers, answers)
+    if r.shown and sorted(r.shown) != list(range(answers)):
+        raise DataError(f"the order shown {list(r.shown)} is not an order of answers 0 to {answers - 1}")
+    if r.ratings and len(r.ratings) != answers:
+        raise DataError(f"{len(r.ratings)} ratings for {answers} answers")
+    simulated = c.scalar(sa.select(db.labelers.c.simulated).where(db.labelers.c.name == r.labeler))
+    if simulated is None:
+        c.execute(sa.insert(db.labelers).values(name=r.labeler, simulated=r.simulated, role="labeler", created=now()))
+    elif simulated != r.simulated:
+        which = "a simulated labeler" if simulated else "a person"
+        raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
+    try:
+        body = pack(r.to_dict())
+    except (ValueError, TypeError) as e:
+        raise DataError(f"the ranking cannot be stored: {e}") from e
+    c.execute(sa.insert(db.rankings).values(id=r.id, group_id=r.group, labeler=r.labeler, body=body, created=now()))
+    return True
+
+
+def _shuffled(text: str) -> int:
+    """A fixed pseudo-random number below 2**31."""
+    return zlib.crc32(text.encode(errors="surrogatepass")) & 0x7FFFFFFF
