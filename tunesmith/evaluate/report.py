@@ -1,0 +1,309 @@
+"""The report: report.json is the truth, report.html renders it and nothing else.
+
+`build` assembles a `Report` from a comparison and the training runs' figures; a caller may also fill the dict by
+hand. Every key but `title` may be missing: the page leaves that section out. An interval is everywhere
+`{"value", "low", "high", "n"}`, as `Interval.to_dict` writes it; where low equals high the figure has no interval.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from tunesmith.evaluate.compare import Comparison, preference_over_seeds
+from tunesmith.evaluate.page import render, show
+from tunesmith.records import turns
+from tunesmith.statistics import Interval, Preference
+
+__all__ = ["Metric", "Report", "build", "read", "render", "write"]
+
+Tone = Literal["better", "worse", "unclear", "watch", "info"]
+Unit = Literal["%", "words", "tokens", "nats", ""]
+
+
+class Judge(TypedDict, total=False):
+    """Who preferred: `kind` is e.g. "rubric", "reward model", "people". `simulated` says no person was involved."""
+
+    name: str
+    kind: str
+    description: str
+    simulated: bool
+
+
+class Sentence(TypedDict):
+    """One plain sentence of the verdict; the first is the headline."""
+
+    text: str
+    tone: Tone
+
+
+class Report(TypedDict, total=False):
+    """report.json.
+
+    verdict: plain sentences, the headline first.
+    metrics: what the table's rows mean, in their order (`Metric` as dicts).
+    models: {"name", "label", "metrics": {key: interval}}, the plainest first.
+    preferences: {"model", "baseline", "rate", "tie_rate", "wins", "ties", "losses"} and, where several seeds were
+        trained, "seeds": {"bootstrap", "t", "each"}.
+    curves: "sft": metric rows {"step", "loss", ...}; "reward": {"training": rows {"step", "loss", "accuracy"},
+        "accuracy": interval on held-out pairs, "agreement": interval between labelers, "baselines": {label:
+        interval}, "calibration": [{"predicted", "observed": interval}], "calibration_error", "pairs"}; "ppo": rows
+        {"step", "reward", "kl", "entropy", "answer_tokens", ...}. Rows with a "seed" of several seeds are drawn as
+        mean and range.
+    samples: {"why", "prompt": turns, "domain", "answers": [{"model", "text", "score", "finished", "broken"}]}.
+    how: section -> {name: value}: settings, seeds, data fingerprints, hardware, versions, time, tokens.
+    """
+
+    title: str
+    created: str
+    verdict: list[Sentence]
+    judge: Judge
+    n_prompts: int
+    metrics: list[dict[str, Any]]
+    models: list[dict[str, Any]]
+    preferences: list[dict[str, Any]]
+    curves: dict[str, Any]
+    samples: list[dict[str, Any]]
+    notes: list[str]
+    how: dict[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A row of the table: what a figure is called, how it prints, which direction is better ("" if neither).
+
+    `headline` puts it into the verdict and `relative` words its change as a share of the baseline's value.
+    Metrics with `beside` are shown apart, as what must not get worse while the others get better.
+    """
+
+    key: str
+    label: str = ""
+    unit: Unit = "%"
+    better: Literal["higher", "lower", ""] = ""
+    headline: bool = False
+    relative: bool = False
+    beside: bool = False
+    help: str = ""
+
+
+BESIDE = (
+    Metric("words", "Length", "words", beside=True, help="mean words per answer"),
+    Metric("tokens", "Length in tokens", "tokens", beside=True),
+    Metric("distinct_1", "Distinct words", beside=True, better="higher",
+           help="distinct-1: different words among all words, on samples of one size"),
+    Metric("distinct_2", "Distinct word pairs", beside=True, better="higher", help="distinct-2, likewise"),
+    Metric("distinct_3", "Distinct word triples", beside=True, better="higher", help="distinct-3, likewise"),
+    Metric("repetition", "Repetition", beside=True, better="lower",
+           help="word triples that occurred before in the same answer"),
+    Metric("duplicates", "Copies", beside=True, better="lower",
+           help="answers that equal another answer word for word"),
+    Metric("unfinished", "Cut off", beside=True, better="lower", help="answers that ran into the length limit"),
+    Metric("kl", "KL from the start", "nats", beside=True,
+           help="per answer: how far the model moved from where PPO began"),
+)
+
+SCORE = Metric("score", "Judge's score", "", "higher", help="mean over the prompts")
+
+
+def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence[Metric] = (),
+          labels: Mapping[str, str] | None = None, kl: Mapping[str, float | Interval] | None = None,
+          seeds: Sequence[Comparison] = (), curves: Mapping[str, Any] | None = None,
+          how: Mapping[str, Mapping[str, Any]] | None = None, notes: Iterable[str] = (), samples: int = 6,
+          seed: int = 0, created: str = "") -> Report:
+    """A report from a comparison (models in training order, the one the report is about last).
+
+    Args:
+        metrics: what the checks mean, in the table's order; checks not named here follow under their own name.
+        labels: model name -> what readers call it.
+        kl: model name -> KL per answer from its starting point, measured by the caller.
+        seeds: comparisons of all training seeds (this one included), where there are several.
+        curves, how: as in `Report`.
+        samples: how many prompts to show side by side, picked at random; up to 2 more where the newest model lost.
+    """
+    names = {m: (labels or {}).get(m, m) for m in comparison.models}
+    rows = {m: comparison.metrics(m, seed) for m in comparison.models}
+    for model, value in (kl or {}).items():
+        rows[model]["kl"] = value if isinstance(value, Interval) else Interval(value, value, value, 0)
+    known = _described(metrics, rows)
+    preferences = [_preference(comparison, seeds, pair, p, seed) for pair, p in comparison.preferences(seed).items()]
+    report: Report = {
+        "title": title, "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": _verdict(comparison, seeds, names, known, rows, preferences, seed), "judge": judge,
+        "n_prompts": len(comparison.prompts), "metrics": [asdict(m) for m in known],
+        "models": [{"name": m, "label": names[m], "metrics": {k: i.to_dict() for k, i in rows[m].items()}}
+                   for m in comparison.models],
+        "preferences": preferences, "samples": _samples(comparison, known, samples, seed), "notes": list(notes)}
+    if curves:
+        report["curves"] = dict(curves)
+    if how:
+        report["how"] = dict(how)
+    return report
+
+
+def write(folder: str | Path, report: Report) -> Path:
+    """Write report.json and report.html into the folder, made if needed; the path of the page."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(report), ensure_ascii=False, indent=1, allow_nan=False)
+    _replace(folder / "report.json", text)
+    _replace(folder / "report.html", render(json.loads(text)))
+    return folder / "report.html"
+
+
+def read(folder: str | Path) -> Report:
+    """The report that `write` left in the folder."""
+    return json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_suffix(path.suffix + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON knows: intervals and numpy numbers become plain, paths text, and a number that is none None."""
+    if isinstance(value, Interval):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if isinstance(value, str | int | None) else str(value)
+
+
+def _described(metrics: Sequence[Metric], rows: Mapping[str, Mapping[str, Interval]]) -> list[Metric]:
+    """A Metric for every figure that some model has: the caller's, the score, other checks, then those beside."""
+    present = dict.fromkeys(k for row in rows.values() for k in row)
+    told = {m.key: m for m in (*BESIDE, SCORE, *metrics)}
+    first = [m.key for m in (*metrics, SCORE)]
+    rest = [k for k in present if k not in told]
+    order = [*first, *rest, *(m.key for m in BESIDE)]
+    return [told.get(k) or _guess(k, rows) for k in dict.fromkeys(order) if k in present]
+
+
+def _guess(key: str, rows: Mapping[str, Mapping[str, Interval]]) -> Metric:
+    share = all(i.low >= 0 and i.high <= 1 for row in rows.values() for k, i in row.items() if k == key)
+    return Metric(key, key.replace("_", " ").capitalize(), "%" if share else "")
+
+
+def _preference(comparison: Comparison, seeds: Sequence[Comparison], pair: tuple[str, str], p: Preference, seed: int
+                ) -> dict[str, Any]:
+    row = {"model": pair[0], "baseline": pair[1], "rate": p.rate.to_dict(), "tie_rate": p.tie_rate.to_dict(),
+           "wins": p.wins, "ties": p.ties, "losses": p.losses}
+    if len(seeds) > 1:
+        over = preference_over_seeds(seeds, *pair, seed=seed)
+        row["seeds"] = {"bootstrap": over.bootstrap.to_dict(), "t": over.t.to_dict(), "each": list(over.each)}
+    return row
+
+
+def _verdict(comparison: Comparison, seeds: Sequence[Comparison], names: Mapping[str, str], metrics: Sequence[Metric],
+             rows: Mapping[str, Mapping[str, Interval]], preferences: Sequence[Mapping[str, Any]], seed: int
+             ) -> list[Sentence]:
+    newest = comparison.models[-1]
+    said = [_preferred(p, names, len(comparison.prompts), len(seeds)) for p in preferences if p["model"] == newest]
+    for m in metrics:
+        if m.headline and m.key in rows[newest]:
+            said.append(_changed(m, comparison, names, rows, seed))
+    return [*said, *_watch(comparison, names, rows)]
+
+
+def _preferred(p: Mapping[str, Any], names: Mapping[str, str], prompts: int, seeds: int) -> Sentence:
+    rate = p["seeds"]["bootstrap"] if "seeds" in p else p["rate"]
+    over = f"Over {seeds} training seeds, each on" if "seeds" in p else "On"
+    ties = show(p["tie_rate"], "%").split()[0]
+    text = (f"{over} {prompts:,} held-out prompts, {names[p['model']]}'s answers were preferred over "
+            f"{names[p['baseline']]}'s in {show(rate, '%')} of prompts; ties ({ties}) count half.")
+    tone = _tone(rate["low"] - 0.5, rate["high"] - 0.5, "higher")
+    return {"text": text + (" That is too close to call." if tone == "unclear" else ""), "tone": tone}
+
+
+def _changed(m: Metric, comparison: Comparison, names: Mapping[str, str], rows: Mapping[str, Mapping[str, Interval]],
+             seed: int) -> Sentence:
+    """The figure of each model in training order, and the newest's change against the one before it."""
+    path = " → ".join(f"{names[model]} {show(row[m.key].to_dict(), m.unit)}" for model, row in rows.items()
+                      if m.key in row)
+    text = f"{m.label or m.key}: {path}."
+    before = [model for model in comparison.models[:-1] if m.key in rows[model]]
+    if not before:
+        return {"text": text, "tone": "info"}
+    pair = comparison.models[-1], before[-1]
+    check = "" if m.key == SCORE.key else m.key
+    difference = comparison.difference(*pair, check, seed)
+    if m.relative and rows[before[-1]][m.key].value:
+        change = f"{_signed(comparison.change(*pair, m.key, seed), 100, 0)} %"
+    elif m.unit == "%":
+        change = f"{_signed(difference, 100, 1)} points"
+    else:
+        change = _signed(difference, 1, 2)
+    return {"text": f"{text} Against {names[before[-1]]}: {change}.",
+            "tone": _tone(difference.low, difference.high, m.better)}
+
+
+def _watch(comparison: Comparison, names: Mapping[str, str], rows: Mapping[str, Mapping[str, Interval]]
+           ) -> list[Sentence]:
+    """What a rise in reward is often bought with: length, sameness, repetition, cut answers."""
+    if len(comparison.models) < 2:
+        return []
+    before, newest = comparison.models[-2:]
+    a, b = rows[newest], rows[before]
+    found = []
+    change = a["words"].value / b["words"].value - 1 if b["words"].value else 0.0
+    if abs(change) > 0.25:
+        found.append(f"{abs(change):.0%} {'longer' if change > 0 else 'shorter'}")
+    if a["distinct_2"].value < 0.8 * b["distinct_2"].value:
+        found.append(f"less varied (distinct word pairs {b['distinct_2'].value:.1%} → {a['distinct_2'].value:.1%})")
+    for key, what in (("repetition", "more repetitive"), ("duplicates", "more often copies of each other"),
+                      ("unfinished", "more often cut off")):
+        if a[key].value > b[key].value + 0.05:
+            found.append(f"{what} ({b[key].value:.1%} → {a[key].value:.1%})")
+    text = f"Watch: {names[newest]}'s answers are {', '.join(found)} than {names[before]}'s."
+    return [{"text": text, "tone": "watch"}] if found else []
+
+
+def _tone(low: float, high: float, better: str) -> Tone:
+    if not better:
+        return "info"
+    up, down = low > 0, high < 0
+    if not (up or down):
+        return "unclear"
+    return "better" if up == (better == "higher") else "worse"
+
+
+def _signed(i: Interval, scale: float, digits: int) -> str:
+    value, low, high = (f"{x * scale:+.{digits}f}".replace("-", "−") for x in (i.value, i.low, i.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _samples(comparison: Comparison, metrics: Sequence[Metric], count: int, seed: int) -> list[dict[str, Any]]:
+    """Prompts picked at random, then those where the newest model lost most to the one before it."""
+    rng = np.random.default_rng(seed)
+    chosen = [(int(n), "picked at random") for n in rng.permutation(len(comparison.prompts))[:count]]
+    if len(comparison.models) > 1 and count:
+        before, newest = comparison.models[-2:]
+        loss = comparison.scores(before) - comparison.scores(newest)
+        worst = [int(n) for n in np.argsort(-loss, kind="stable")[:2] if loss[n] > comparison.tie_within]
+        chosen += [(n, "where the newest model lost most") for n in worst if n not in dict(chosen)]
+    return [_sample(comparison, metrics, n, why) for n, why in chosen]
+
+
+def _sample(comparison: Comparison, metrics: Sequence[Metric], n: int, why: str) -> dict[str, Any]:
+    prompt = comparison.prompts[n]
+    row = [(model, judged[n]) for model, judged in comparison.judged.items()]
+    good = {m.key: m.better == "higher" for m in metrics if m.better}
+    return {"why": why, "prompt": turns(prompt.messages), "domain": prompt.domain, "answers": [
+        {"model": model, "text": j.answer.text, "score": j.score, "finished": j.answer.finished,
+         "broken": [k for k, v in j.checks.items() if isinstance(v, bool) and k in good and v != good[k]]}
+        for model, j in row]}
