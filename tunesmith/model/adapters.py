@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -27,7 +28,7 @@ WEIGHTS = "adapter_model.safetensors"
 def attach(base: Base, name: str, rank: int, alpha: float, seed: int) -> None:
     """A fresh LoRA adapter on all linear layers of the blocks; B starts at 0, so nothing changes yet."""
     transposed = any(isinstance(m, Conv1D) for m in base.model.modules())  # GPT-2
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM",
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM",  # type: ignore[arg-type]
                         fan_in_fan_out=transposed, base_model_name_or_path=base.spec)
     torch.manual_seed(seed)
     _add(base, name, config)
@@ -43,12 +44,15 @@ def load(base: Base, name: str, folder: Path) -> None:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
         _add(base, name, config)
-        missing = set_peft_model_state_dict(base.peft, load_file(folder / WEIGHTS), adapter_name=name)
-    except (OSError, ValueError, RuntimeError) as e:
+        state = load_file(folder / WEIGHTS)
+        result: Any = set_peft_model_state_dict(base.peft, state, adapter_name=name)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"adapter {folder}: does not fit base {base.spec}: {str(e).splitlines()[0]}") from e
-    if missing.unexpected_keys:
+    if result.unexpected_keys:
         raise ModelError(f"adapter {folder}: has weights that base {base.spec} has no place for, "
-                         f"{missing.unexpected_keys[0]} first")
+                         f"{result.unexpected_keys[0]} first")
+    if lacking := sorted(get_peft_model_state_dict(base.peft, adapter_name=name).keys() - state.keys()):
+        raise ModelError(f"adapter {folder}: lacks weights that base {base.spec} expects, {lacking[0]} first")
 
 
 def copy(base: Base, source: str, target: str) -> None:
@@ -61,6 +65,7 @@ def copy(base: Base, source: str, target: str) -> None:
 def remove(base: Base, name: str) -> None:
     """Drop an adapter from memory."""
     base.peft.delete_adapter(name)
+    base.role = None
 
 
 def names(base: Base) -> list[str]:
@@ -85,24 +90,21 @@ def save(base: Base, name: str, folder: Path) -> None:
 
 @contextmanager
 def active(base: Base, name: str) -> Iterator[None]:
-    """Forward passes inside use this adapter; "" is the bare base, exactly."""
-    if base.peft is None:
-        if name:
-            raise ModelError(f'adapter "{name}" is not attached')
-        yield
-        return
-    if not name:
-        with base.peft.disable_adapter():
-            yield
-        return
-    if name not in base.peft.peft_config:
+    """Forward passes inside use this adapter; "" is the bare base, exactly. Outside of it, which one is undefined.
+
+    Switching walks over every layer (10 ms for six blocks, half a decoding step), so the last role stays until
+    another one is wanted.
+    """
+    if name and name not in names(base):
         raise ModelError(f'adapter "{name}" is not attached')
-    before = base.peft.active_adapter
-    base.peft.set_adapter(name)
+    outer, base.inside = base.inside, name
+    _switch(base, name)
     try:
         yield
     finally:
-        base.peft.set_adapter(before)
+        base.inside = outer
+        if outer is not None:
+            _switch(base, outer)
 
 
 def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
@@ -113,6 +115,20 @@ def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
     return chosen
 
 
+def _switch(base: Base, name: str) -> None:
+    """Make `name` the role that the layers compute, if it is not."""
+    if base.role == name or base.peft is None:
+        return
+    tuner = base.peft.base_model
+    if not name:
+        tuner.disable_adapter_layers()
+    else:
+        if not base.role:
+            tuner.enable_adapter_layers()
+        base.peft.set_adapter(name)
+    base.role = name
+
+
 def _add(base: Base, name: str, config: Any) -> None:
     if "." in name:
         raise ModelError(f'adapter name "{name}" may not contain a dot')
@@ -121,4 +137,5 @@ def _add(base: Base, name: str, config: Any) -> None:
         base.peft = peft
     else:
         base.peft.add_adapter(name, config)
+    base.role = None  # PEFT may have touched switches and gradients
     base.model.eval()

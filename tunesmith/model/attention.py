@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
     return torch.cat(out, 2).transpose(1, 2), None
 
 
-@cache
+@lru_cache(maxsize=64)
 def _shifted(own: int, context: int, device: torch.device) -> Tensor:
     """[own, context + own]: everything of the context, and the triangle of one's own."""
     return torch.ones(own, context + own, dtype=torch.bool, device=device).tril(context)

@@ -31,7 +31,9 @@ class Base:
         model.name_or_path = spec  # what PEFT writes into adapter_config.json
         self.tokenizer = tokenizer
         self.chat = Chat(tokenizer)
-        self.peft: Any = None  # set by model.adapters once there is an adapter
+        self.peft: Any = None  # this and the next two belong to model.adapters
+        self.role: str | None = None  # what the layers compute now; None: unknown
+        self.inside: str | None = None  # the innermost `active`
         self.hash = _weights_hash(model)
 
     @property
@@ -48,6 +50,16 @@ class Base:
         """The longest sequence in tokens."""
         config = self.model.config
         return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2**20)
+
+    @property
+    def pad(self) -> int:
+        """Fills unused places; never eos. No mask is ever read off tokens, so any other token of the vocabulary will
+        do, and the embedding keeps its size (an added row can outweigh every real logit, in GPT-2 it does).
+        """
+        pad, eos = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        if pad is not None and pad != eos and pad < self.model.get_input_embeddings().num_embeddings:
+            return int(pad)
+        return int(eos == 0)
 
     @property
     def parameters(self) -> int:
@@ -98,26 +110,13 @@ def load(path: str, spec: str = "", device: str | None = None, dtype: torch.dtyp
     source = str(local) if local.is_dir() else path
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as e:
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(f"base {path}: cannot be loaded as a causal language model from a directory or the Hugging "
                          f"Face hub: {first}") from e
-    separate_pad(model, tokenizer)
     return Base(model.to(device), tokenizer, spec or path)
-
-
-def separate_pad(model: Any, tokenizer: Any) -> None:
-    """Give the tokenizer a pad token other than eos, without resizing the embedding where an unused row exists."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id != tokenizer.eos_token_id:
-        tokenizer.pad_token = tokenizer.unk_token
-        return
-    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    if tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def keep_memory() -> None:
@@ -134,8 +133,6 @@ def keep_memory() -> None:
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
     libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
-
-
 
 
 def _weights_hash(model: Any) -> str:

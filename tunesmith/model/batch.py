@@ -135,7 +135,7 @@ def _tree(base: Base, batch: Batch) -> Tensor:
 def _padded(base: Base, batch: Batch) -> Tensor:
     """One right-padded row per answer with its prompt; the prompt's states are taken from its first answer."""
     ids, place = _rows(batch)
-    pad = base.tokenizer.pad_token_id
+    pad = base.pad
     width = max(len(r) for r in ids)
     tokens = torch.stack([torch.nn.functional.pad(batch.tokens_T[r], (0, width - len(r)), value=pad) for r in ids])
     mask = torch.stack([torch.arange(width, device=tokens.device) < len(r) for r in ids])

@@ -41,8 +41,13 @@ class Chat:
         self.end = self._end_of_turn()
 
     def prompt(self, messages: Conversation) -> list[int]:
-        """Tokens up to where the assistant begins to write."""
-        return self._encode(self._text(messages, generation=True), first=True)
+        """Tokens up to where the assistant begins to write: exactly `render`'s tokens for the same turns."""
+        text = self._text(messages, generation=True)
+        try:
+            tokens, _, rest = self._pieces(messages, text)
+        except ModelError:  # the template rewrites earlier turns: there is no learned rendering to agree with
+            return self._encode(text, first=True)
+        return tokens + self._encode(rest, first=not tokens)
 
     def answer(self, text: str) -> list[int]:
         """An assistant turn's tokens, end of turn included."""
@@ -55,28 +60,46 @@ class Chat:
             DataError: not one token would be learned.
             ModelError: the template rewrites earlier turns.
         """
-        tokens: list[int] = []
-        weight: list[float] = []
-        done = ""
-        for i, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self._text(messages[:i], generation=True)
-            if not before.startswith(done):
-                raise ModelError("this base's chat template rewrites earlier turns, so its tokens cannot be learned "
-                                 "turn by turn; train on the last assistant turn only or use another template")
-            context = self._encode(before[len(done):], first=not tokens)
-            answer = self.answer(message.content)
-            tokens += context + answer
-            weight += [0.0] * len(context) + [float(message.weight)] * len(answer)
-            done = before + message.content + self._end_text
+        tokens, weight, _ = self._pieces(messages, None)
         if not any(weight):
             raise DataError("no assistant turn to learn from (every message's weight is 0 or there is none)")
         return Rendered(tuple(tokens), tuple(weight))
 
+    def _pieces(self, messages: Conversation, text: str | None) -> tuple[list[int], list[float], str]:
+        """(tokens, weights) up to the last assistant turn, and what of `text` comes behind it."""
+        tokens: list[int] = []
+        weight: list[float] = []
+        before, content = "", None
+        for i, message in enumerate(messages):
+            if message.role == "assistant":
+                start = self._text(messages[:i], generation=True)
+                context = self._encode(self._behind(start, before, content), first=not tokens)
+                answer = self.answer(message.content)
+                tokens += context + answer
+                weight += [0.0] * len(context) + [float(message.weight)] * len(answer)
+                before, content = start, message.content
+        return tokens, weight, "" if text is None else self._behind(text, before, content)
+
+    def _behind(self, text: str, before: str, content: str | None) -> str:
+        """What `text` says behind the assistant turn `content` that followed `before`; all of it without a turn.
+
+        Many templates trim a turn or set spaces around it; that much is forgiven.
+        """
+        if content is None:
+            return text
+        if text.startswith(before):
+            rest = text[len(before):].lstrip()
+            if rest.startswith(content.strip()):
+                rest = rest[len(content.strip()):]
+                if (tail := rest.lstrip() if self._end_text else rest).startswith(self._end_text):
+                    return tail[len(self._end_text):]
+        raise ModelError("this base's chat template rewrites earlier turns, so its tokens cannot be learned turn by "
+                         "turn; train on the last assistant turn only or use another template")
+
     def text(self, tokens: Sequence[int]) -> str:
         """The answer's text, without special tokens."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True,
+                                         clean_up_tokenization_spaces=False))
 
     def _text(self, messages: Sequence[Message], generation: bool) -> str:
         try:
@@ -94,14 +117,9 @@ class Chat:
 
     def _end_of_turn(self) -> int:
         """The token that ends an assistant turn: the first special token behind its content, else eos."""
-        user, probe = Message("user", "a"), Message("assistant", "probe")
-        prefix = self._text([user], generation=True)
-        text = self._text([user, probe], generation=False)
-        tail = text[text.rindex("probe") + len("probe"):]
-        if not text.startswith(prefix):
-            prefix = ""  # the generation prompt adds words of its own (thinking, say); the tail is still right
+        text = self._text([Message("user", "a"), Message("assistant", "probe")], generation=False)
+        _, _, tail = text.rpartition("probe")
         special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
-        ids = self._encode(tail)
-        end = next((i for i in ids if i in special), None)
-        self._end_text = self.tokenizer.decode([end]) if end is not None else ""
+        end = next((i for i in self._encode(tail) if i in special), None) if tail != text else None
+        self._end_text = "" if end is None else str(self.tokenizer.decode([end]))
         return self.eos if end is None else end

@@ -7,7 +7,7 @@ is in the batch. Left out for now: continuous batching over requests and several
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,11 @@ class LocalEngine:
         self.rows = rows
         self._slots: dict[str, str] = {}
 
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer share."""
+        return self.base.context
+
     def load(self, name: str, folder: Path) -> None:
         """Attach the adapter in `folder` as `name`; a second call with the same name replaces it."""
         slot = self._slots.get(name) or f"served{len(self._slots)}"
@@ -52,6 +57,10 @@ class LocalEngine:
     def count(self, messages: Conversation) -> int:
         """Tokens of a prompt."""
         return len(self.base.chat.prompt(messages))
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token."""
+        return [self.base.chat.text([t]) for t in tokens]
 
     def sample(self, prompts: Sequence[Conversation], sampling: Sampling, *, n: int = 1, model: str = "",
                progress: Callable[[int], None] | None = None) -> list[list[Answer]]:
@@ -75,7 +84,7 @@ class LocalEngine:
                 progress(len(part))
         return out
 
-    def stream(self, messages: Conversation, sampling: Sampling, *, model: str = "") -> Iterator[str]:
+    def stream(self, messages: Conversation, sampling: Sampling, *, model: str = "") -> Generator[str, None, Answer]:
         """One answer in pieces of text; the generator's return value is the whole `Answer`."""
         prompt = self.base.chat.prompt(messages)
         self._check([prompt])
@@ -131,13 +140,13 @@ class LocalEngine:
         stopped = [False] * total if stopped is None else stopped
         uniform = _uniforms(seeds, sampling.max_tokens)
         width = max(map(len, prompts))
-        pad = base.tokenizer.pad_token_id
+        pad = base.pad
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         room = [min(sampling.max_tokens, base.context - len(p)) for p in prompts for _ in range(n)]
         cache = DynamicCache(config=base.model.config)
-        slot = self._slot(model)
+        slot = self.slot(model)
         alive = torch.arange(total, device=device)
         position = positions[:, -1:].repeat_interleave(n, 0)
         with adapters.active(base, slot):
@@ -169,7 +178,8 @@ class LocalEngine:
                                  past_key_values=cache, use_cache=True)
             states = out.last_hidden_state[:, -1]
 
-    def _slot(self, model: str) -> str:
+    def slot(self, model: str) -> str:
+        """The attached adapter that a model name means; "" for the bare base."""
         if not model:
             return ""
         if model not in self._slots:

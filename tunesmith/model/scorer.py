@@ -10,8 +10,9 @@ from torch import Tensor
 
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Layout, Tree, build, hidden, split
-from tunesmith.records import Prompt
+from tunesmith.model.batch import Batch, Layout, Tree, build, hidden, split
+from tunesmith.ops import logprobs
+from tunesmith.records import Answer, Prompt
 
 BUDGET = 8192
 """Tokens per forward pass where no gradient is kept."""
@@ -51,3 +52,22 @@ class RewardModel:
             with adapters.active(self.base, self.slot):
                 scores.append(self.head(hidden(self.base, batch, self.layout)[batch.last_A]))
         return torch.cat(scores) if scores else torch.zeros(0)
+
+
+@torch.no_grad()
+def token_logprobs(base: Base, slot: str, batch: Batch, temperature: float = 1.0, layout: Layout = "tree") -> Tensor:
+    """log pi(token) of every answer token under adapter `slot`, [N]."""
+    with adapters.active(base, slot):
+        states = hidden(base, batch, layout)[batch.source_N]
+        return logprobs.from_hidden(states, base.logits, batch.target_N, temperature)
+
+
+def answer_logprobs(base: Base, slot: str, prompts: Sequence[Prompt], answers: Sequence[Answer],
+                    temperature: float = 1.0) -> list[float]:
+    """log pi(answer | prompt) under adapter `slot`, summed over the answer's tokens as they were sampled."""
+    trees = [Tree(tuple(base.chat.prompt(p.messages)), (a.tokens,)) for p, a in zip(prompts, answers)]
+    out: list[float] = []
+    for part in split(trees, BUDGET):
+        batch = build([trees[i] for i in part], base.device)
+        out += batch.table(token_logprobs(base, slot, batch, temperature)).sum(1).tolist()
+    return out

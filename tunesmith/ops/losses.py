@@ -15,14 +15,13 @@ def sft(logprobs_N: Tensor, weight_N: Tensor, count: float) -> tuple[Tensor, Met
     return loss, {"loss": loss.detach()}
 
 
-def ranking_pairs(rewards_A: Tensor, better_P: Tensor, worse_P: Tensor, p_P: Tensor, weight_P: Tensor,
-                  center: float = 0.0, center_count: float = 1.0) -> tuple[Tensor, Metrics]:
+def ranking_pairs(rewards_A: Tensor, better_P: Tensor, worse_P: Tensor, p_P: Tensor,
+                  weight_P: Tensor) -> tuple[Tensor, Metrics]:
     """Bradley-Terry loss over all pairs of the groups in a batch (InstructGPT, arXiv 2203.02155, equation 1).
 
     `better_P`, `worse_P` index `rewards_A`; `p_P` is P(better beats worse), 1 for a strict human order, 0.5 for a
-    tie. `weight_P` holds 1/C(K,2) of the pair's group over the number of groups of the step (`pair_weights`), so a
-    prompt with nine answers counts as much as one with two. `center` adds an L2 pull of rewards to zero,
-    averaged over `center_count` answers (Open-Assistant's regulariser).
+    tie. `weight_P` holds 1/C(K,2) of the pair's group over the number of groups of the step, so a prompt with nine
+    answers counts as much as one with two.
     """
     assert better_P.shape == worse_P.shape == p_P.shape == weight_P.shape, "one probability and weight per pair"
     margin_P = rewards_A[better_P] - rewards_A[worse_P]
@@ -32,8 +31,6 @@ def ranking_pairs(rewards_A: Tensor, better_P: Tensor, worse_P: Tensor, p_P: Ten
         strict = p_P != 0.5
         right = ((margin_P > 0) == (p_P > 0.5)) & (margin_P != 0)
         metrics = {"loss": loss.detach().clone(), "right": right[strict].sum(), "strict": strict.sum()}
-    if center:
-        loss = loss + center * rewards_A.square().sum() / center_count
     return loss, metrics
 
 

@@ -99,8 +99,7 @@ class Learner:
                 raise TrainingStopped(f"checkpoint {folder} lacks {lacking[0]} of {key}; it cannot be resumed")
             p.copy_(tensors[f"weight/{key}"])
             if self.done:
-                self.optimizer.state[p] = {part: tensors[f"{part}/{key}"].to(p.device if part != "step" else "cpu")
-                                           for part in wanted[1:]}
+                self.optimizer.state[p] = {part: tensors[f"{part}/{key}"].to(p.device) for part in wanted[1:]}
 
 
 def indices(n: int, seed: int, start: int, count: int) -> list[int]:

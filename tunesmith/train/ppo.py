@@ -7,8 +7,9 @@ adapter the policy starts from. Left out: several answers per prompt (that is `p
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -103,7 +104,7 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
         value = Value("policy", heads.ScalarHead(base.width).to(base.device))
         torch.nn.init.zeros_(value.head.linear.weight)
         value_weights = {}
-    steps = settings.updates * settings.epochs * settings.minibatches
+    steps = settings.updates * settings.epochs * min(settings.episodes, settings.minibatches)
     shared = (settings.warmup, settings.max_grad_norm, settings.weight_decay)
     engine = LocalEngine(base)
     engine.use("policy", "policy")
@@ -123,28 +124,33 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequ
                        recompute=settings.old_logprobs == "recompute", layout=settings.layout)
     table, reported = credit(rollouts, roles.controller.coefficient, settings)
     learned: list[dict[str, float]] = []
-    size = -(-len(rollouts.trees) // settings.minibatches)
-    for epoch in range(settings.epochs):
-        order = indices(len(rollouts.trees), hash_seed(settings.seed, update), epoch * len(rollouts.trees),
-                        len(rollouts.trees))
-        for number, begin in enumerate(range(0, len(order), size)):
-            metrics = forward_backward(base, roles, rollouts, table, order[begin:begin + size], settings)
-            if metrics["ratio_mean"] > RATIO_LIMIT:
-                for learner in (roles.policy_learner, roles.value_learner):
-                    learner.optimizer.zero_grad(set_to_none=True)
-                reported["aborted"] = 1.0
-                break
-            if mixed and settings.ptx_coef:
-                at = ((update * settings.epochs + epoch) * settings.minibatches + number) * size
-                chosen = [mixed[i] for i in indices(len(mixed), settings.seed, at, size)]
-                metrics["ptx_loss"] = sft.forward_backward(base, roles.policy_learner, chosen, settings.layout,
-                                                           settings.ptx_coef)["loss"]
-            value_norm = roles.value_learner.step()["grad_norm"]
-            learned.append({**metrics, **roles.policy_learner.step(), "value_grad_norm": value_norm})
+    for number, rows in enumerate(minibatches(len(rollouts.trees), settings, update)):
+        metrics = forward_backward(base, roles, rollouts, table, rows, settings)
+        if metrics["ratio_mean"] > RATIO_LIMIT:
+            for learner in (roles.policy_learner, roles.value_learner):
+                learner.optimizer.zero_grad(set_to_none=True)
+            reported["aborted"] = 1.0
+            break
+        if mixed and settings.ptx_coef:
+            at = (update * settings.epochs * settings.minibatches + number) * len(rows)
+            chosen = [mixed[i] for i in indices(len(mixed), settings.seed, at, len(rows))]
+            metrics["ptx_loss"] = sft.forward_backward(base, roles.policy_learner, chosen, settings.layout,
+                                                       settings.ptx_coef)["loss"]
+        value_norm = roles.value_learner.step()["grad_norm"]
+        learned.append({**metrics, **roles.policy_learner.step(), "value_grad_norm": value_norm})
     roles.controller.update(reported["kl"], len(rollouts.trees))
     averaged = {k: sum(m[k] for m in learned) / len(learned) for k in (learned[0] if learned else {})}
     passes = 3 + settings.epochs * (2 if settings.value == "adapter" else 1)
     return {**reported, **averaged}, rollouts.tokens * passes
+
+
+def minibatches(rows: int, settings: PpoSettings, update: int) -> Iterator[list[int]]:
+    """`epochs` shuffled passes over the rows, each in `minibatches` parts whose sizes differ by at most one."""
+    parts = min(rows, settings.minibatches)
+    edges = [rows * i // parts for i in range(parts + 1)]
+    for epoch in range(settings.epochs):
+        order = indices(rows, hash_seed(settings.seed, update), epoch * rows, rows)
+        yield from (order[a:b] for a, b in pairwise(edges))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +202,10 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
         chosen = [rows[j] for j in part]
         batch = build([rollouts.trees[i] for i in chosen], base.device)
         mask = batch.mask()
-        old, reference_values, target, advantage = (
-            t[chosen, :mask.shape[1]] for t in (rollouts.logprobs_BT, rollouts.values_BT, table.returns_BT,
-                                                table.advantages_BT))
+        old, advantage, old_values, returns = (
+            t[chosen, :mask.shape[1]] for t in (rollouts.logprobs_BT, table.advantages_BT, rollouts.values_BT,
+                                                table.returns_BT))
+        value_table = (old_values, returns, mask)
         with adapters.active(base, "policy"):
             states = hidden(base, batch, settings.layout)[batch.source_N]
             logp_N = logprobs.from_hidden(states, base.logits, batch.target_N, settings.temperature)
@@ -208,13 +215,17 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
             if settings.entropy_coef:
                 spread_N = logprobs.entropy(base.logits(states), settings.temperature)
                 loss = loss - settings.entropy_coef * spread_N.sum() / count
+            if settings.value != "adapter":
+                seen = states if settings.value == "shared" else states.detach()
+                value_loss, v = losses.ppo_value(batch.table(roles.value.head(seen)), *value_table, settings.value_clip,
+                                                 count)
+                loss = loss + value_loss * (settings.value_coef if settings.value == "shared" else 1.0)
             roles.policy_learner.backward(loss)
-        with adapters.active(base, roles.value.slot):
-            if settings.value == "adapter":
-                states = hidden(base, batch, settings.layout)[batch.source_N]
-            values = batch.table(roles.value.head(states if settings.value == "adapter" else states.detach()))
-            loss, v = losses.ppo_value(values, reference_values, target, mask, settings.value_clip, count)
-            roles.value_learner.backward(loss)
+        if settings.value == "adapter":
+            with adapters.active(base, roles.value.slot):
+                values = roles.value.head(hidden(base, batch, settings.layout)[batch.source_N])
+                loss, v = losses.ppo_value(batch.table(values), *value_table, settings.value_clip, count)
+                roles.value_learner.backward(loss)
         metrics.append({**m, **v})
     return mean(metrics)
 

@@ -100,32 +100,47 @@ def forward_backward(base: Base, head: heads.ScalarHead, learner: Learner, items
             loss, m = _loss(rewards_A, chosen, total, answers, settings)
             learner.backward(loss)
         metrics.append(m)
-    summed = mean([{k: v for k, v in m.items() if k in ("loss", "right", "strict")} for m in metrics])
-    right, strict = summed.pop("right", 0.0), summed.pop("strict", 0.0)
+    summed = mean(metrics)
+    right, strict = summed.pop("right"), summed.pop("strict")
     return {**summed, **({"accuracy": right / strict} if strict else {})}
 
 
 def _loss(rewards_A: Tensor, items: Sequence[Item], total: float, answers: int,
           settings: RewardSettings) -> tuple[Tensor, losses.Metrics]:
-    offsets = np.cumsum([0] + [len(i.tree.answers) for i in items])
-    if items[0].group.labels and not items[0].pairs:
-        label_A = rewards_A.new_tensor([x for i in items for x in i.group.labels])
-        weight_A = rewards_A.new_tensor([i.weight / total / len(i.group.labels) for i in items for _ in i.group.labels])
-        return losses.labels(rewards_A, label_A, weight_A)
-    if settings.loss == "plackett-luce":
-        order = [_order(i.group, int(o)) for i, o in zip(items, offsets)]
-        return losses.plackett_luce(rewards_A, order, rewards_A.new_tensor([i.weight / total for i in items]))
+    """Rankings and thumbs may share a batch: each item adds the loss of its own kind."""
+    offsets = np.cumsum([0] + [len(i.tree.answers) for i in items]).tolist()
+    ranked = [(i, o) for i, o in zip(items, offsets) if i.pairs]
+    thumbs = [(i, o) for i, o in zip(items, offsets) if not i.pairs]
+    loss = rewards_A.new_zeros(())
+    metrics = {"right": loss, "strict": loss}
+    if thumbs:
+        index = [o + k for i, o in thumbs for k in range(len(i.group.labels))]
+        label_A = rewards_A.new_tensor([x for i, _ in thumbs for x in i.group.labels])
+        weight_A = rewards_A.new_tensor([i.weight / total / len(i.group.labels) for i, _ in thumbs
+                                         for _ in i.group.labels])
+        loss = loss + losses.labels(rewards_A[index], label_A, weight_A)[0]
+    if ranked and settings.loss == "plackett-luce":
+        order = [_order(i.group, o) for i, o in ranked]
+        loss = loss + losses.plackett_luce(rewards_A, order, rewards_A.new_tensor([i.weight / total
+                                                                                   for i, _ in ranked]))[0]
+    elif ranked:
+        pair_loss, metrics = _pairs_loss(rewards_A, ranked, total)
+        loss = loss + pair_loss
+    metrics = {**metrics, "loss": loss.detach()}
+    return loss + settings.center * rewards_A.square().sum() / answers, metrics
+
+
+def _pairs_loss(rewards_A: Tensor, ranked: Sequence[tuple[Item, int]], total: float) -> tuple[Tensor, losses.Metrics]:
     better, worse, p, weight = [], [], [], []
-    for item, offset in zip(items, offsets.tolist()):
+    for item, offset in ranked:
         share = item.weight / total / sum(q.weight for q in item.pairs)
         for q in item.pairs:
             better.append(offset + q.better)
             worse.append(offset + q.worse)
             p.append(q.p)
             weight.append(q.weight * share)
-    index = [torch.tensor(x, device=rewards_A.device) for x in (better, worse)]
-    return losses.ranking_pairs(rewards_A, *index, rewards_A.new_tensor(p), rewards_A.new_tensor(weight),
-                                settings.center, answers)
+    better_P, worse_P = (torch.tensor(x, device=rewards_A.device) for x in (better, worse))
+    return losses.ranking_pairs(rewards_A, better_P, worse_P, rewards_A.new_tensor(p), rewards_A.new_tensor(weight))
 
 
 def _order(group: AnswerGroup, offset: int) -> list[list[int]]:
@@ -142,10 +157,12 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
     items = []
     skipped = {"no preference in it": 0, "too long": 0}
     for group in groups:
-        chosen = pairs(group)
-        if not chosen and not group.labels:
+        chosen = tuple(p for p in pairs(group) if p.weight > 0)
+        if group.weight <= 0 or not (chosen or group.labels):
             skipped["no preference in it"] += 1
             continue
+        if not chosen and not all(0 <= x <= 1 for x in group.labels):
+            raise DataError(f"labels of single answers lie between 0 (bad) and 1 (good), not {group.labels}")
         tree = Tree(tuple(base.chat.prompt(group.prompt.messages)),
                     tuple(tuple(base.chat.answer(a.text)) for a in group.answers))
         if len(tree.prompt) + max(map(len, tree.answers)) > min(longest, base.context):
@@ -154,8 +171,6 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
         items.append(Item(tree, group, chosen))
     if not items:
         raise UserError(f"no comparison is left to learn from: {skipped}")
-    if any(i.pairs for i in items):
-        items = [i for i in items if i.pairs]
     return items, {k: v for k, v in skipped.items() if v}
 
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from tunesmith.contracts import Sampling
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Batch, Layout, Tree, build, hidden, split
+from tunesmith.model.batch import Layout, Tree, build, hidden, split
 from tunesmith.model.engine import LocalEngine
 from tunesmith.model.heads import ScalarHead
-from tunesmith.model.scorer import BUDGET, RewardModel
-from tunesmith.ops import logprobs
+from tunesmith.model.scorer import BUDGET, RewardModel, token_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +80,8 @@ def score_tokens(base: Base, trees: Sequence[Tree], value: Value, temperature: f
                  recompute: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(mask, reference log-probs, values, policy log-probs or zeros), each a table [B, T]."""
     batch = build(trees, base.device)
-    reference = _logprobs(base, batch, "reference", temperature, layout)
+    reference = token_logprobs(base, "reference", batch, temperature, layout)
     with adapters.active(base, value.slot):
         values = value.head(hidden(base, batch, layout)[batch.source_N])
-    policy = _logprobs(base, batch, "policy", temperature, layout) if recompute else torch.zeros_like(reference)
+    policy = token_logprobs(base, "policy", batch, temperature, layout) if recompute else torch.zeros_like(reference)
     return batch.mask(), batch.table(reference), batch.table(values), batch.table(policy)
-
-
-def _logprobs(base: Base, batch: Batch, slot: str, temperature: float, layout: Layout) -> Tensor:
-    with adapters.active(base, slot):
-        states = hidden(base, batch, layout)[batch.source_N]
-        return logprobs.from_hidden(states, base.logits, batch.target_N, temperature)

@@ -20,21 +20,21 @@ from tunesmith.store.workspace import Adapter, Run, Workspace
 class Session:
     """One execution of a step, possibly continued after a crash."""
 
-    def __init__(self, workspace: Workspace, run: Run, total: int, every: int, progress: Progress | None):
+    def __init__(self, workspace: Workspace, run: Run, total: int, every: int, progress: Progress | None,
+                 resuming: bool = False):
         self.workspace, self.run, self.total, self.every, self.progress = workspace, run, total, every, progress
+        self.resuming = resuming
         self.tokens = 0
         self.summary: dict[str, Any] = {}
         self.started = time.monotonic()
 
     def resume(self, load: Callable[[Path], None]) -> int:
         """The number of steps done already, after loading the newest checkpoint that verifies; 0 if there is none."""
-        found = self.run.latest()
+        found = self.run.resume() if self.resuming else None
         if found is None:
-            self.run.rewind(0)
             return 0
         step, folder = found
         load(folder)
-        self.run.rewind(step)
         return step
 
     def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], tokens: int) -> None:
@@ -82,7 +82,7 @@ def session(workspace: Workspace, command: str, settings: Optimization, inputs: 
         changed = [k for k, v in inputs.items() if run.inputs.get(k) != v]
         if changed:
             raise UserError(f"run {run.id} cannot be resumed: its {changed[0]} has changed since it began")
-    current = Session(workspace, run, total, settings.checkpoint_every, progress)
+    current = Session(workspace, run, total, settings.checkpoint_every, progress, resume is not None)
     try:
         yield current
     except TrainingStopped as e:
