@@ -40,7 +40,8 @@ def pair(better="Hello", worse="No", prompt=ASK, **rest):
 
 DEMONSTRATIONS = {
     "openai": ({"messages": [{"role": "system", "content": "Be kind"}, USER, {**BOT, "weight": 0},
-                             {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Ciao", "weight": 1}]},
+                             {"role": "user", "content": "Bye"},
+                             {"role": "assistant", "content": "Ciao", "weight": 1}]},
                demo(("system", "Be kind"), ("user", "Hi"), ("assistant", "Hello", 0), ("user", "Bye"),
                     ("assistant", "Ciao", 1))),
     "text parts": ({"messages": [{"role": "user", "content": [{"type": "text", "text": "H"},
@@ -60,13 +61,16 @@ DEMONSTRATIONS = {
                         "completion": [{"role": "assistant", "content": "Ciao"}]},
                        demo(("user", "Hi"), ("assistant", "Hello", 0), ("user", "Bye"), ("assistant", "Ciao"))),
     "alpaca": ({"instruction": "Add", "input": "1 2", "output": "3"}, demo(("user", "Add\n\n1 2"), ("assistant", "3"))),
-    "alpaca without input": ({"instruction": "Hi", "input": "", "output": "3"}, demo(("user", "Hi"), ("assistant", "3"))),
+    "alpaca without input": ({"instruction": "Hi", "input": "", "output": "3"},
+                             demo(("user", "Hi"), ("assistant", "3"))),
     "dolly": ({"instruction": "Hi", "context": "Now", "response": "3", "category": "x"},
               demo(("user", "Hi\n\nNow"), ("assistant", "3"))),
-    "sharegpt": ({"system": "s", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+    "sharegpt": ({"system": "s", "conversations": [{"from": "human", "value": "Hi"},
+                                                   {"from": "gpt", "value": "Hello"}]},
                  demo(("system", "s"), ("user", "Hi"), ("assistant", "Hello"))),
     "source and licence": ({"messages": [USER, BOT], "source": "here", "license": "MIT", "review": "pending"},
-                           Demonstration((Message("user", "Hi"), Message("assistant", "Hello")), "here", "MIT", "pending")),
+                           Demonstration((Message("user", "Hi"), Message("assistant", "Hello")), "here", "MIT",
+                                         "pending")),
 }
 
 
@@ -81,7 +85,8 @@ PROMPTS = {
     "messages": ({"messages": [USER], "domain": "loans", "split": "validation", "facts": {"rate": 4.5}},
                  Prompt(ASK.messages, "loans", "dev", {"rate": 4.5})),
     "prompt messages": ({"prompt": [USER, BOT, {"role": "user", "content": "x"}], "split": "test"},
-                        Prompt((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "x")), split="test")),
+                        Prompt((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "x")),
+                               split="test")),
     "instruction": ({"instruction": "Hi", "output": "ignored"}, ASK),
 }
 
@@ -100,7 +105,8 @@ COMPARISONS = {
     "implicit, conversational": ({"chosen": [USER, BOT], "rejected": [USER, NO]}, pair()),
     "implicit, plain": ({"chosen": "The sky is blue.", "rejected": "The sky is green."},
                         pair("blue.", "green.", Prompt((Message("user", "The sky is"),)))),
-    "openai": ({"input": {"messages": [USER], "tools": []}, "preferred_output": [BOT], "non_preferred_output": [NO]}, pair()),
+    "openai": ({"input": {"messages": [USER], "tools": []}, "preferred_output": [BOT], "non_preferred_output": [NO]},
+               pair()),
     "hh": ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}, pair()),
     "hh with prompt": ({"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " Hello", "rejected": " No"}, pair()),
     "hh, two turns in a row": ({"chosen": "\n\nHuman: A\n\nHuman: B\n\nAssistant: Hello",
@@ -140,7 +146,8 @@ def test_what_tunesmith_wrote_reads_back(tmp_path):
 def test_hh_oddities_are_left_out_and_counted(tmp_path):
     good = {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}
     path = write(tmp_path, good, good, {**good, "chosen": "\n\nHuman: Hi\n\nAssistant: "},
-                 {**good, "chosen": "\n\nHuman: Ho\n\nAssistant: x"}, {**good, "chosen": good["chosen"] + "\n\nHuman: so?"},
+                 {**good, "chosen": "\n\nHuman: Ho\n\nAssistant: x"},
+                 {**good, "chosen": good["chosen"] + "\n\nHuman: so?"},
                  {**good, "chosen": good["rejected"]}, "", "")
     got = formats.read(path, "comparisons")
     assert got.skipped == {"exact duplicate": 1, "a turn is empty": 1, "the transcripts differ before the last turn": 1,
@@ -160,7 +167,8 @@ def as_csv(path):
 
 
 def as_jsonl(path, ending="\n", start=""):
-    path.write_text(start + "".join(json.dumps(r, ensure_ascii=False) + ending for r in ROWS), encoding="utf-8", newline="")
+    text = start + "".join(json.dumps(r, ensure_ascii=False) + ending for r in ROWS)
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 FILES = {
@@ -280,7 +288,8 @@ BAD_ROWS = [
      '"chosen" and "rejected" begin differently, so there is no prompt; add a "prompt" field'),
     ("comparisons", {"input": "x", "preferred_output": [BOT], "non_preferred_output": [NO]},
      '"input" must be an object with "messages"'),
-    ("comparisons", {"prompt": "x", "completion": "y", "label": "good"}, '"label" must be true, false or a number, it is a text'),
+    ("comparisons", {"prompt": "x", "completion": "y", "label": "good"},
+     '"label" must be true, false or a number, it is a text'),
     ("comparisons", {**HH, "labeler": "a\nb"}, "a labeler's name has 1 to 64 printable characters, got 'a\\nb'"),
     ("rankings", {**RANK, "answers": ["a"]}, 'a ranking needs at least 2 answers, "answers" has 1'),
     ("rankings", {**RANK, "answers": ["a", " ", "c"]}, '"answers" is empty (answers[1])'),
@@ -292,7 +301,8 @@ BAD_ROWS = [
     ("rankings", {**RANK, "ranking": [-1]}, '"ranking": answer -1 is ranked, but there are answers 0 to 2'),
     ("rankings", {**RANK, "ranking": ["a"]}, "\"ranking[0]\" must hold indices of answers, got ['a']"),
     ("rankings", {**RANK, "ranking": [True, 0]}, '"ranking[0]" must hold indices of answers, got [True]'),
-    ("rankings", {"prompt": {"messages": [USER]}, "answers": [{"text": "a"}, {"text": ""}]}, '"text" is empty (answers[1])'),
+    ("rankings", {"prompt": {"messages": [USER]}, "answers": [{"text": "a"}, {"text": ""}]},
+     '"text" is empty (answers[1])'),
     ("rankings", {"prompt": {"messages": [USER]}, "answers": [{"text": "a"}], "tiers": [[1]]},
      "answer 1 is ranked, but there are answers 0 to 0"),
 ]
@@ -343,10 +353,11 @@ def test_bad_files(tmp_path, name):
         assert str(e.value) == f"{path}: {message}"
 
 
+LATIN = "not valid UTF-8 (byte 0xe9); save the file as UTF-8"
 BAD_LINES = {
-    "latin1.jsonl": (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', 2, "not valid UTF-8 (byte 0xe9); save the file as UTF-8"),
-    "latin1.csv": (b"prompt\na\ncaf\xe9\n", 3, "not valid UTF-8 (byte 0xe9); save the file as UTF-8"),
-    "latin1.json": (b'[\n{"prompt": "a"},\n{"prompt": "caf\xe9"}]', 3, "not valid UTF-8 (byte 0xe9); save the file as UTF-8"),
+    "latin1.jsonl": (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n', 2, LATIN),
+    "latin1.csv": (b"prompt\na\ncaf\xe9\n", 3, LATIN),
+    "latin1.json": (b'[\n{"prompt": "a"},\n{"prompt": "caf\xe9"}]', 3, LATIN),
     "cells.csv": (b"prompt,domain\na,b\nx,y,z\n", 3, "3 cells under a header of 2"),
     "twice.csv": (b"prompt,prompt\na,b\n", 1, 'the header names "prompt" twice'),
     "quote.csv": (b'prompt\na\n"never closed\nmore', 3, "not valid CSV: unexpected end of data"),

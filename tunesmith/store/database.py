@@ -208,16 +208,17 @@ class Database:
 
     def _commit(self, batch: list[_Job]) -> None:
         results: list[tuple[_Job, Any, BaseException | None]] = []
+        connection = None
         try:
             with self._writing.begin() as connection:
                 for job in batch:
                     results.append((job, *_isolated(connection, job.work)))
         except BaseException as error:
-            if len(batch) > 1:  # someone broke the transaction: everyone again, alone
-                for job in batch:
+            for job in batch:
+                if connection is None or len(batch) == 1:
+                    job.done.set_exception(error)
+                else:  # someone broke the transaction: everyone again, alone
                     self._commit([job])
-            else:
-                batch[0].done.set_exception(error)
             return
         for job, result, failure in results:
             if failure is None:
@@ -274,14 +275,18 @@ class Database:
 
 def _isolated(connection: sa.Connection, work: Callable[[sa.Connection], T]) -> tuple[T | None, BaseException | None]:
     """The result or the error of one write. Errors that may have ended the whole transaction are raised."""
+    savepoint = connection.begin_nested()
     try:
-        with connection.begin_nested():
-            return work(connection), None
-    except IntegrityError as error:
-        return None, error
-    except DBAPIError:
-        raise
+        result = work(connection)
+        savepoint.commit()
+        return result, None
     except BaseException as error:
+        try:
+            savepoint.rollback()
+        except DBAPIError:  # the database ended the whole transaction; what it said first is the reason
+            raise error from None
+        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
+            raise
         return None, error
 
 

@@ -55,4 +55,4 @@ def _of_os(error: OSError) -> str:
         return _SAYINGS["disk is full"]
     if error.errno in _FORBIDDEN:
         return f"cannot write here ({error.strerror}); make it writable or choose another folder with --workspace"
-    return error.strerror or str(error)
+    return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")

@@ -26,6 +26,8 @@ from tunesmith.store.faults import storing
 from tunesmith.store.publish import Damaged, publish, remove, verify, write_atomically
 
 Status = Literal["running", "finished", "failed", "stopped"]
+_HELD: dict[Path, IO[str]] = {}
+"""The runs that this process executes, with their open lock files."""
 
 
 @dataclass
@@ -43,7 +45,6 @@ class Run:
     code: str
     folder: Path
     database: Database = field(repr=False, compare=False)
-    _lock: IO[str] | None = field(default=None, repr=False, compare=False)
 
     def hold(self) -> None:
         """Make this process the one that executes the run, until it ends or calls `release`.
@@ -51,7 +52,7 @@ class Run:
         Raises:
             UserError: another process is executing it.
         """
-        if self._lock is not None:
+        if self.folder in _HELD:
             return
         with storing(self.folder):
             lock = open(self.folder / "lock", "w")  # noqa: SIM115  (held open on purpose)
@@ -60,18 +61,17 @@ class Run:
         except OSError as e:
             lock.close()
             raise UserError(f"run {self.id} is being executed by another process; stop that one first") from e
-        self._lock = lock
+        _HELD[self.folder] = lock
 
     def release(self) -> None:
         """Let another process execute the run."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self.folder in _HELD:
+            _HELD.pop(self.folder).close()
 
     @property
     def alive(self) -> bool:
         """Whether some process is executing it: a run may be marked running although its process was killed."""
-        if self._lock is not None:
+        if self.folder in _HELD:
             return True
         try:
             with open(self.folder / "lock") as lock:
@@ -121,10 +121,13 @@ class Run:
         Raises:
             StorageError: no space, read-only; the previous checkpoints are untouched.
         """
-        for old, folder in self._checkpoints():
-            if old >= step:
-                remove(folder)
-        target = publish(self.folder / "checkpoints", iter([f"step-{step}"]), write,
+        def fill(folder: Path) -> None:
+            write(folder)
+            for old, stale in self._checkpoints():
+                if old >= step:
+                    remove(stale)
+
+        target = publish(self.folder / "checkpoints", iter([f"step-{step}"]), fill,
                          {"run": self.id, "step": step, "created": now()}, "checkpoint")
         for _, folder in self._checkpoints()[:-max(keep, 1)]:
             remove(folder)

@@ -16,6 +16,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,7 +27,6 @@ from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranki
 from tunesmith.store import database as db
 from tunesmith.store.checks import check_tiers, split_version, valid_labeler, valid_name
 from tunesmith.store.database import Database, pack
-from tunesmith.store.failpoints import failpoint
 from tunesmith.store.faults import storing
 from tunesmith.store.lineage import code_version
 from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
@@ -37,6 +37,8 @@ RECORDS: dict[str, type[Record]] = {
     "demonstrations": Demonstration, "prompts": Prompt, "comparisons": AnswerGroup, "rankings": AnswerGroup}
 DATABASE = "tunesmith.db"
 ROWS = "rows.jsonl"
+_MOUNTS = Path("/proc/mounts")
+_NETWORKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,9 @@ class Workspace:
         if root.is_dir() and not (root / DATABASE).exists() and _foreign(root):
             raise UserError(f"{root} is neither empty nor a workspace (no {DATABASE} in it); choose another folder")
         root = root.absolute()
+        if kind := _network(root, _MOUNTS):
+            raise UserError(f"{root} lies on a network file system ({kind}), where databases lose data; "
+                            "choose a folder on a local disk")
         with storing(root):
             root.mkdir(parents=True, exist_ok=True)
         database = Database(f"sqlite:///{root / DATABASE}", root, busy_seconds)
@@ -202,7 +207,10 @@ class Workspace:
                 rows[group.id] = {"id": group.id, "answers": len(group.answers), "body": pack(group.to_dict())}
             except (ValueError, TypeError) as e:
                 raise DataError(f"an answer group cannot be stored: {e}") from e
-        return self.database.write(lambda c: _insert_groups(c, set_name, rows))
+        rest, new = iter(rows.items()), 0
+        while chunk := dict(itertools.islice(rest, 5000)):  # nobody waits long for the writer
+            new += self.database.write(partial(_insert_groups, set_name=set_name, rows=chunk))
+        return new
 
     def groups(self, set_name: str) -> list[AnswerGroup]:
         """The groups of a set, in the order they came.
@@ -296,6 +304,18 @@ class Workspace:
                      .order_by(place, db.members.c.group_id).limit(1))
             body = c.scalar(query.where(place >= start)) or c.scalar(query.where(place < start))
         return None if body is None else AnswerGroup.from_dict(json.loads(body))
+
+    def judged(self, set_name: str, labeler: str) -> int:
+        """How many groups of a set this labeler has ranked or skipped.
+
+        Raises:
+            NotFound: naming the nearest set.
+        """
+        with self.database.read() as c:
+            query = (sa.select(sa.func.count(sa.distinct(db.rankings.c.group_id)))
+                     .join(db.members, db.members.c.group_id == db.rankings.c.group_id)
+                     .where(db.members.c.set_seq == _set(c, set_name), db.rankings.c.labeler == labeler))
+            return c.scalar(query) or 0
 
     # ---- adapters
 
@@ -424,11 +444,21 @@ class Workspace:
             self.database.write(lambda c: _insert_once(
                 c, db.adapters, {"name": path.parent.name, "version": int(path.name)},
                 {"about": pack(about), "created": about["created"]}))
-            failpoint("adapter-recorded")
 
 
 def _foreign(root: Path) -> bool:
     return any(not p.name.startswith(".") and p.name != "lost+found" for p in root.iterdir())
+
+
+def _network(root: Path, mounts: Path) -> str:
+    """The kind of network file system a folder lies on; empty for a local disk, or where nobody can tell."""
+    try:
+        rows = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return ""
+    inside = [(row[1], row[2]) for row in rows if root.is_relative_to(row[1])]
+    _, kind = max(inside, key=lambda mount: len(mount[0]), default=("", ""))
+    return kind if kind in _NETWORKS else ""
 
 
 def _write_rows(path: Path, kind: Kind, rows: Iterable[Record]) -> dict[str, Any]:
