@@ -5,6 +5,7 @@ Whatever a model or a person wrote is escaped by the template, and the page's ow
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tunesmith.evaluate import svg
 from tunesmith.statistics import Interval
@@ -50,8 +51,14 @@ def show(interval: Mapping[str, Any] | None, unit: str = "%") -> str:
 @cache
 def _template() -> Template:
     folder = Path(__file__).parent / "templates"
-    return Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True,
-                       lstrip_blocks=True).get_template("report.html")
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["whole"] = _whole
+    return environment.get_template("report.html")
+
+
+def _whole(text: str) -> Markup:
+    """The text, escaped, with no line break inside an interval."""
+    return Markup(re.sub(r"\S+( points)? \[[^\[\]]*\]", lambda m: f'<span class="nb">{m[0]}</span>', str(escape(text))))
 
 
 def _interval(data: Mapping[str, Any]) -> Interval:
@@ -77,11 +84,11 @@ def _rate(preference: Mapping[str, Any]) -> Mapping[str, Any]:
     return preference["seeds"]["bootstrap"] if "seeds" in preference else preference["rate"]
 
 
-def _tiles(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str, str]]:
+def _tiles(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """The few large figures under the verdict: preference rates of the newest model, and headline metrics."""
     models = report.get("models", [])
     newest = models[-1]["name"] if models else ""
-    tiles = []
+    tiles: list[dict[str, Any]] = []
     for p in report.get("preferences", []):
         if p["model"] == newest:
             value, ends = _split(show(_rate(p)))
@@ -92,29 +99,26 @@ def _tiles(report: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[st
         if m.get("headline") and models and found[-1][1]:
             value, ends = _split(show(found[-1][1], m["unit"]))
             before = [f"{label} {_split(show(i, m['unit']))[0]}" for label, i in found[:-1] if i]
-            tiles.append({"label": m["label"] or m["key"], "value": value, "ends": ends, "before": ", ".join(before)})
+            tiles.append({"label": m["label"] or m["key"], "value": value, "ends": ends, "before": before})
     return tiles
 
 
 def _preferences(preferences: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, Any] | None:
     if not preferences:
         return None
-    rows, table = [], []
+    rows, table, seeds = [], [], []
     for p in preferences:
         name = f"{labels.get(p['model'], p['model'])} over {labels.get(p['baseline'], p['baseline'])}"
         i = _interval(_rate(p))
         rows.append(svg.Row(name, i.value, i.low, i.high, show(_rate(p))))
-        line = [name, show(_rate(p)), show(p["tie_rate"]), p["wins"], p["ties"], p["losses"]]
+        table.append([name, show(p["rate"]), show(p["tie_rate"]), p["wins"], p["ties"], p["losses"]])
         if "seeds" in p:
-            line += [show(p["seeds"]["t"]), ", ".join(f"{x:.1%}" for x in p["seeds"]["each"])]
-        table.append(line)
+            seeds.append([name, show(p["seeds"]["bootstrap"]), show(p["seeds"]["t"]),
+                          ", ".join(f"{x:.1%}" for x in p["seeds"]["each"])])
     said = "; ".join(f"{r.label} {r.text}" for r in rows)
     plot = svg.intervals(rows, title="Preference rates with 95% intervals", description=f"{said}. 50% means no "
                          "preference.")
-    head = ["", "Preferred", "Ties", "Won", "Tied", "Lost"]
-    if any("seeds" in p for p in preferences):
-        head += ["Mean ± t over seeds", "Each seed"]
-    return {"svg": plot, "head": head, "rows": table}
+    return {"svg": plot, "head": ["", "Preferred", "Ties", "Won", "Tied", "Lost"], "rows": table, "seeds": seeds}
 
 
 def _table(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -136,8 +140,8 @@ def _curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"title": "The reward model", "note": "", "figures": _reward(curves.get("reward", {}))},
         {"title": "Learning from the reward (PPO)",
          "note": "Reward is the reward model's score of the answers that PPO wrote while it learned: it may rise "
-                 "because answers got better, or because PPO found what the reward model overrates. The judge above "
-                 "did not take part in training.",
+                 "because answers got better, or because PPO found what the reward model overrates. Only a judge that "
+                 "took no part in training can tell.",
          "figures": _present(
              _over_steps(ppo, "Reward per answer", "update", "reward", {"reward": "reward"}),
              _over_steps(ppo, "KL from the reference per answer", "update", "nats", {"kl": "KL"}),

@@ -125,7 +125,7 @@ def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence
         labels: model name -> what readers call it.
         kl: model name -> KL per answer from its starting point, measured by the caller.
         seeds: comparisons of all training seeds (this one included), where there are several.
-        curves, how: as in `Report`.
+        curves, how: as in `Report`; intervals may be `Interval`s.
         samples: how many prompts to show side by side, picked at random; up to 2 more where the newest model lost.
     """
     names = {m: (labels or {}).get(m, m) for m in comparison.models}
@@ -145,7 +145,7 @@ def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence
         report["curves"] = dict(curves)
     if how:
         report["how"] = dict(how)
-    return report
+    return _plain(report)
 
 
 def write(folder: str | Path, report: Report) -> Path:
@@ -233,22 +233,22 @@ def _preferred(p: Mapping[str, Any], names: Mapping[str, str], prompts: int, see
 def _changed(m: Metric, comparison: Comparison, names: Mapping[str, str], rows: Mapping[str, Mapping[str, Interval]],
              seed: int) -> Sentence:
     """The figure of each model in training order, and the newest's change against the one before it."""
-    path = " → ".join(f"{names[model]} {show(row[m.key].to_dict(), m.unit)}" for model, row in rows.items()
+    path = " → ".join(f"{names[model]} {show(row[m.key].to_dict(), m.unit).split()[0]}" for model, row in rows.items()
                       if m.key in row)
-    text = f"{m.label or m.key}: {path}."
+    text = f"{m.label or m.key}: {path}"
     before = [model for model in comparison.models[:-1] if m.key in rows[model]]
     if not before:
-        return {"text": text, "tone": "info"}
+        return {"text": f"{text}.", "tone": "info"}
     pair = comparison.models[-1], before[-1]
     check = "" if m.key == SCORE.key else m.key
     difference = comparison.difference(*pair, check, seed)
     if m.relative and rows[before[-1]][m.key].value:
-        change = f"{_signed(comparison.change(*pair, m.key, seed), 100, 0)} %"
+        change = _signed(comparison.change(*pair, m.key, seed), 100, 0, "%")
     elif m.unit == "%":
-        change = f"{_signed(difference, 100, 1)} points"
+        change = _signed(difference, 100, 1, " points")
     else:
         change = _signed(difference, 1, 2)
-    return {"text": f"{text} Against {names[before[-1]]}: {change}.",
+    return {"text": f"{text}; against {names[before[-1]]} {change}.",
             "tone": _tone(difference.low, difference.high, m.better)}
 
 
@@ -282,9 +282,9 @@ def _tone(low: float, high: float, better: str) -> Tone:
     return "better" if up == (better == "higher") else "worse"
 
 
-def _signed(i: Interval, scale: float, digits: int) -> str:
+def _signed(i: Interval, scale: float, digits: int, unit: str = "") -> str:
     value, low, high = (f"{x * scale:+.{digits}f}".replace("-", "−") for x in (i.value, i.low, i.high))
-    return f"{value} [{low}, {high}]"
+    return f"{value}{unit} [{low}, {high}]"
 
 
 def _samples(comparison: Comparison, metrics: Sequence[Metric], count: int, seed: int) -> list[dict[str, Any]]:

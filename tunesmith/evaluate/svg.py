@@ -123,8 +123,8 @@ def intervals(rows: Sequence[Row], *, title: str, description: str, reference: f
         body.append(
             f'<text class="name" x="{left}" y="{y - 14}">{escape(r.label)}</text>'
             f'<text class="figure" x="{WIDTH - right}" y="{y - 14}" text-anchor="end">{escape(r.text)}</text>'
-            f'<line class="whisker s0" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
-            f'<circle class="dot s0" cx="{across(r.value)}" cy="{y}" r="5"><title>{escape(r.label)}: {escape(r.text)}'
+            f'<path class="whisker s0" d="M{low} {y}H{high}M{low} {y - 5}v10M{high} {y - 5}v10"/>'
+            f'<circle class="dot s0" cx="{across(r.value)}" cy="{y}" r="4"><title>{escape(r.label)}: {escape(r.text)}'
             "</title></circle>")
     return _svg(title, description, body, height)
 
@@ -216,14 +216,14 @@ def _path(axes: _Axes, points: Sequence[Point]) -> str:
 
 
 def _running_mean(points: Sequence[Point], reach: int) -> list[Point]:
-    """Mean of y over `reach` neighbours on both sides, fewer (but as many on each side) near the ends."""
+    """Mean of y over `reach` neighbours on both sides, fewer at the ends."""
     total = [0.0]
     for _, y in points:
         total.append(total[-1] + y)
     out = []
     for n, (x, _) in enumerate(points):
-        k = min(reach, n, len(points) - 1 - n)
-        out.append((x, (total[n + k + 1] - total[n - k]) / (2 * k + 1)))
+        first, end = max(0, n - reach), min(len(points), n + reach + 1)
+        out.append((x, (total[end] - total[first]) / (end - first)))
     return out
 
 

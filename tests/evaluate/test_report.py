@@ -1,0 +1,161 @@
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from tunesmith.evaluate.compare import compare
+from tunesmith.evaluate.report import Metric, build, read, render, write
+from tunesmith.records import Answer, Message, Prompt
+from tunesmith.statistics import Interval, wilson
+
+PROMPTS = [Prompt((Message("user", f"question {n} <img src=x onerror=alert(1)>"),), split="test") for n in range(60)]
+EVIL = "<script>alert('model')</script>"
+METRICS = [Metric("adherence", "Guideline adherence", "%", "higher", headline=True),
+           Metric("rude", "Rude replies", "%", "lower", headline=True, relative=True)]
+
+
+class Quality:
+    """The number that an answer ends with, spread over the prompts so that neither side always wins."""
+
+    def score(self, prompt, answers):
+        n = int(prompt.messages[0].content.split()[1])
+        return [float(a.split()[-1]) * (1 if n % 5 else -1) for a in answers]
+
+
+def checks(prompt, answer):
+    quality = float(answer.split()[-1])
+    n = int(prompt.messages[0].content.split()[1])
+    return {"adherence": quality / 2, "rude": n % 4 < 2 - quality, "extra_check": quality}
+
+
+def comparison(qualities=(0, 1, 2), words="thank you for asking"):
+    answers = {name: [Answer(f"{EVIL if n == 0 else words} {n} {q}", finished=n > 2) for n in range(60)]
+               for name, q in zip(("base", "sft", "ppo"), qualities, strict=False)}
+    return compare(PROMPTS, answers, Quality(), checks=checks)
+
+
+def curves(seeds=1):
+    rng = np.random.default_rng(0)
+    return {"sft": [{"step": n, "loss": 3 - n / 300} for n in range(1000)],
+            "reward": {"training": [{"step": 1, "loss": .7}, {"step": 2, "loss": .6}], "accuracy": wilson(71, 100),
+                       "agreement": wilson(73, 100), "baselines": {"Longer wins": wilson(55, 100)},
+                       "calibration": [{"predicted": .3, "observed": wilson(3, 10)},
+                                       {"predicted": .8, "observed": wilson(9, 10)}], "calibration_error": .08},
+            "ppo": [{"step": n, "reward": n + rng.normal(), "kl": n / 4, "seed": s} for s in range(seeds)
+                    for n in range(20)]}
+
+
+def report(c=None, **kwargs):
+    given = {"title": "Loan desk", "judge": {"name": "a rubric", "simulated": True}, "metrics": METRICS,
+             "labels": {"base": "Base", "sft": "SFT", "ppo": "PPO"}, "kl": {"ppo": 3.25}, "curves": curves(),
+             "how": {"Settings": {"lr": 2e-4, "lora": {"rank": 16}}, "Seeds": {"training": [0, 1]}}, **kwargs}
+    return build(c or comparison(), **given)
+
+
+def test_the_verdict_comes_first_in_plain_words():
+    verdict = report()["verdict"]
+    assert re.fullmatch(r"On 60 held-out prompts, PPO's answers were preferred over SFT's in "
+                        r"80\.0% \[\d\d\.\d, \d\d\.\d\] of prompts; ties \(0\.0%\) count half\.", verdict[0]["text"])
+    assert verdict[0]["tone"] == "better"
+    told = {s["text"].split(":")[0]: s for s in verdict}
+    assert told["Guideline adherence"]["text"].startswith(
+        "Guideline adherence: Base 0.0% → SFT 50.0% → PPO 100.0%; against SFT +50.0 points [")
+    assert told["Rude replies"]["text"].startswith(
+        "Rude replies: Base 50.0% → SFT 25.0% → PPO 0.0%; against SFT −100% [")
+    assert told["Rude replies"]["tone"] == "better" == told["Guideline adherence"]["tone"]
+
+
+def test_a_worse_model_is_called_worse_and_an_equal_one_unclear():
+    worse = report(comparison((2, 1, 0)))["verdict"]
+    assert [s["tone"] for s in worse] == ["worse"] * 4
+    equal = report(comparison((1, 1, 1)))["verdict"]
+    assert equal[0]["tone"] == "unclear" and "50.0%" in equal[0]["text"] and "too close to call" in equal[0]["text"]
+
+
+def test_what_looks_like_a_hack_is_said():
+    c = comparison()
+    padded = [Answer("very " * 20 + a.answer.text, finished=True) for a in c.judged["ppo"]]
+    told = report(compare(PROMPTS, {**{m: [j.answer for j in c.judged[m]] for m in ("base", "sft")}, "ppo": padded},
+                          Quality()))["verdict"][-1]
+    assert told["tone"] == "watch" and "longer" in told["text"] and "repetitive" in told["text"]
+    assert all(s["tone"] != "watch" for s in report()["verdict"])
+
+
+def test_several_seeds_widen_the_headline():
+    c = comparison()
+    r = report(c, seeds=[c, comparison((0, 1, 0)), c])
+    row = r["preferences"][0]
+    assert row["seeds"]["each"] == pytest.approx([.8, .2, .8])
+    assert r["verdict"][0]["text"].startswith("Over 3 training seeds, each on 60 held-out prompts")
+    assert row["seeds"]["bootstrap"]["low"] < row["rate"]["low"]
+    assert "Over training seeds" in render(r)
+
+
+def test_json_is_the_truth_and_the_page_comes_from_it(tmp_path):
+    r = report(kl={"base": float("nan"), "ppo": Interval(3.25, 3, 3.5, 60)})
+    page = write(tmp_path / "new" / "report", r)
+    back = read(page.parent)
+    assert page.read_text(encoding="utf-8") == render(back)
+    assert back["models"][2]["metrics"]["kl"] == {"value": 3.25, "low": 3, "high": 3.5, "n": 60}
+    assert back["models"][0]["metrics"]["kl"]["value"] is None
+    assert [m["key"] for m in back["metrics"]][:4] == ["adherence", "rude", "score", "extra_check"]
+    assert "NaN" not in (page.parent / "report.json").read_text()
+    assert sorted(p.name for p in page.parent.iterdir()) == ["report.html", "report.json"]
+
+
+def test_model_text_is_escaped():
+    r = report(samples=60)
+    assert any(EVIL in a["text"] for s in r["samples"] for a in s["answers"])
+    page = render(r)
+    assert "<script" not in page and "&lt;script&gt;alert(&#39;model&#39;)" in page
+    assert "<img" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page
+    hostile = render({"title": EVIL, "verdict": [{"text": EVIL + " 1% [0, 2]", "tone": "info"}],
+                      "judge": {"name": EVIL},
+                      "how": {EVIL: {EVIL: EVIL}}, "notes": [EVIL],
+                      "models": [{"name": "m", "label": EVIL, "metrics": {}}],
+                      "curves": {"reward": {"baselines": {EVIL: wilson(1, 2).to_dict()}}}})
+    assert "<script" not in hostile
+
+
+def test_the_page_needs_nothing_from_outside():
+    page = render(report())
+    assert "<script" not in page
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"(src|href)=\"(?!#|data:)", page)
+    assert page.count("<svg") == page.count("<desc>") >= 6
+
+
+def test_missing_sections_are_left_out():
+    page = render({"title": "Only a title"})
+    assert "Only a title" in page and "<svg" not in page and "<h2" not in page
+    page = render({"title": "t", "curves": {"ppo": [{"step": 0, "reward": 1.0, "kl": 0.0}]}})
+    assert "Reward against KL" in page and "Entropy" not in page and 'id="preferences"' not in page
+
+
+def test_samples_are_random_and_own_up_to_losses():
+    samples = report(samples=5)["samples"]
+    assert [s["why"] for s in samples[:5]] == ["picked at random"] * 5
+    lost = [s for s in samples if "lost most" in s["why"]]
+    assert lost and all(s["answers"][2]["score"] < s["answers"][1]["score"] for s in lost)
+    assert samples[0]["answers"][0]["model"] == "base"
+    assert any(s["answers"][0]["broken"] == ["rude"] for s in samples)
+
+
+def test_curves_over_seeds_are_mean_and_range():
+    page = render(report(curves={"ppo": curves(3)["ppo"]}))
+    assert "Mean and range over the seeds" in page and "seed 2" in page
+    assert page.count('class="band') == 2                       # reward and KL
+    assert 'class="band' not in render(report())
+
+
+@pytest.mark.browser
+def test_the_page_renders_in_a_browser(tmp_path):
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no chromium")
+    page = write(tmp_path, report())
+    dom = subprocess.run([chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/c",  # noqa: S603
+                          "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60).stdout
+    assert "preferred over SFT" in dom and dom.count("<svg") >= 6
