@@ -1,0 +1,93 @@
+"""The application, and how it binds to a port of this machine."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from tunesmith import __version__
+from tunesmith.errors import UserError
+from tunesmith.service import refusals, studio
+from tunesmith.service.hub import Hub, ServingEngine
+from tunesmith.service.security import MAX_BODY, Guard, require_loopback
+
+if TYPE_CHECKING:
+    from tunesmith.store.workspace import Workspace
+
+
+def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None = None, *, base: str = "base",
+               labeler: str = "me", max_body: int = MAX_BODY) -> FastAPI:
+    """The studio, and with an `engine` the API too.
+
+    `engine` is called on the first request that needs it, so the pages answer at once and without torch. `base` is
+    the base's name in /v1/models and the `spec` that adapters must have been trained on; `labeler` is the name that
+    rankings are stored under.
+    """
+    hub = Hub(workspace, engine, base) if engine else None
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if hub:
+            hub.close()
+
+    app = FastAPI(title="Tunesmith", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    refusals.install(app)
+    app.add_middleware(Guard, max_body=max_body)
+    app.include_router(studio.router(workspace, labeler))
+    if hub:
+        from tunesmith.service import openai
+
+        app.include_router(openai.router(hub))
+    else:
+        app.add_api_route("/v1/{path:path}", _no_engine, methods=["GET", "POST"], include_in_schema=False)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    return app
+
+
+def _no_engine(path: str) -> None:
+    raise refusals.Refusal("This server is the studio only; start the API with: tunesmith serve", status=404)
+
+
+def open_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> tuple[uvicorn.Server, socket.socket, str]:
+    """A server on a bound socket, and its URL; port 0 takes any free one. Start it with `server.run([socket])`.
+
+    Raises:
+        UserError: not a loopback host, or the port is taken.
+    """
+    require_loopback(host)
+    listener = socket.socket(socket.AF_INET6 if host == "::1" else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("::1" if host == "::1" else "127.0.0.1", port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is in use; choose another with --port, or --port 0 for a free one") from error
+        raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
+                            ws="none", timeout_graceful_shutdown=3)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    return uvicorn.Server(config), listener, url
+
+
+def run_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = print) -> None:
+    """Serve until Ctrl+C; `announce` is called with the URL once the port is open.
+
+    Raises:
+        UserError: see `open_server`.
+    """
+    server, listener, url = open_server(app, host, port)
+    announce(url)
+    with listener:
+        server.run([listener])
