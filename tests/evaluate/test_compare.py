@@ -3,7 +3,16 @@ import pytest
 
 from tunesmith.contracts import Sampling
 from tunesmith.errors import DataError, NotFound
-from tunesmith.evaluate.compare import answer_all, compare, load, metric_over_seeds, preference_over_seeds, save
+from tunesmith.evaluate.compare import (
+    answer_all,
+    change_over_seeds,
+    compare,
+    difference_over_seeds,
+    load,
+    metric_over_seeds,
+    preference_over_seeds,
+    save,
+)
 from tunesmith.records import Answer, Message, Prompt
 
 PROMPTS = [Prompt((Message("user", f"question {n}"),), domain="rude" if n % 2 else "kind", split="test",
@@ -59,7 +68,8 @@ def test_checks_are_averaged_where_they_apply():
     assert m["sft"]["rude"].value == 1 and m["ppo"]["rude"].value == 0 and m["ppo"]["rude"].n == 20
     assert m["ppo"]["rude"].high > 0.1                          # Wilson: 0 of 20 is not certainty
     assert m["base"]["length"].value == np.mean([len(f"bare question {n}") for n in range(40)])
-    assert "never" not in m["base"] and c.check_names("base") == ["exclaims", "length", "rude"]
+    assert "never" not in m["base"] and c.keys("base") == [
+        "score", "exclaims", "length", "rude", "words", "repetition", "unfinished"]
     assert m["base"]["score"].value == m["base"]["length"].value
     assert {"words", "distinct_2", "unfinished"} <= set(m["base"])
 
@@ -121,3 +131,20 @@ def test_metrics_over_seeds_leave_out_what_does_not_apply():
     runs = [comparison(), comparison(PROMPTS[:10])]             # other prompts: nested
     assert metric_over_seeds(runs, "sft", "rude").each == (1, 1)
     assert metric_over_seeds([comparison()] * 2, "ppo", "rude").bootstrap.n == 40   # crossed: 20 rude prompts, twice
+
+
+def test_changes_over_seeds_are_about_what_one_seed_gives_when_seeds_are_alike():
+    rng = np.random.default_rng(0)
+
+    def run(seed):
+        draw = np.random.default_rng(seed)
+        return compare(PROMPTS * 10, {"sft": [Answer("s")] * 400, "ppo": [Answer("pp")] * 400}, Length(),
+                       checks=lambda p, a: {"rude": bool(draw.random() < 0.6 / len(a))})
+    runs = [run(int(s)) for s in rng.integers(0, 99, 3)]
+    change, difference = (f(runs, "ppo", "sft", "rude") for f in (change_over_seeds, difference_over_seeds))
+    one = runs[0].change("ppo", "sft", "rude")
+    assert change.low < -0.5 < change.high < 0 and difference.low < -0.3 < difference.high < 0
+    assert 0.5 < (change.high - change.low) / (one.high - one.low) < 1.5
+    means = [np.mean([r.metrics(m)["rude"].value for r in runs]) for m in ("ppo", "sft")]
+    assert change.value == pytest.approx(means[0] / means[1] - 1)
+    assert difference.value == pytest.approx(means[0] - means[1])

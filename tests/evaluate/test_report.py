@@ -61,9 +61,9 @@ def test_the_verdict_comes_first_in_plain_words():
     assert verdict[0]["tone"] == "better"
     told = {s["text"].split(":")[0]: s for s in verdict}
     assert told["Guideline adherence"]["text"].startswith(
-        "Guideline adherence: Base 0.0% → SFT 50.0% → PPO 100.0%; against SFT +50.0 points [")
+        "Guideline adherence: Base 0.0% → SFT 50.0% → PPO 100.0%; change against SFT: +50.0 points [")
     assert told["Rude replies"]["text"].startswith(
-        "Rude replies: Base 50.0% → SFT 25.0% → PPO 0.0%; against SFT −100% [")
+        "Rude replies: Base 50.0% → SFT 25.0% → PPO 0.0%; change against SFT: −100% [")
     assert told["Rude replies"]["tone"] == "better" == told["Guideline adherence"]["tone"]
 
 
@@ -91,6 +91,9 @@ def test_several_seeds_widen_the_headline():
     assert r["verdict"][0]["text"].startswith("Over 3 training seeds, each on 60 held-out prompts")
     assert row["seeds"]["bootstrap"]["low"] < row["rate"]["low"]
     assert "Over training seeds" in render(r)
+    assert r["models"][2]["metrics"]["adherence"]["value"] == pytest.approx(2 / 3)      # 1, 0 and 1
+    assert any(s["text"].startswith("Guideline adherence: Base 0.0% → SFT 50.0% → PPO 66.7%; change against SFT: +16.7")
+               and s["tone"] == "unclear" for s in r["verdict"])
 
 
 def test_json_is_the_truth_and_the_page_comes_from_it(tmp_path):

@@ -52,8 +52,10 @@ def test_duplicates_ignore_case_and_marks():
     assert isnan(text.duplicates([]))
 
 
-def test_figures():
-    f = text.figures([Answer("one two", tokens=(1, 2, 3)), Answer("one two three four", tokens=(1,), finished=False)])
-    assert (f["words"].value, f["tokens"].value, f["unfinished"].value) == (3, 2, 0.5)
-    assert f["distinct_1"].value == f["distinct_1"].low == pytest.approx(4 / 6)
-    assert "tokens" not in text.figures([Answer("one two")])
+def test_figures_of_one_answer_and_of_all():
+    long = Answer("one two three four", tokens=(1, 2, 3), finished=False)
+    assert {k: f(long) for k, f in text.PER_ANSWER.items()} == {"words": 4, "tokens": 3, "repetition": 0,
+                                                                "unfinished": True}
+    assert text.PER_ANSWER["tokens"](Answer("one")) is None and text.PER_ANSWER["unfinished"](Answer("one")) is False
+    whole = text.of_all(["one two", "one two three four"])
+    assert whole["distinct_1"] == pytest.approx(4 / 6) and whole["duplicates"] == 0 and len(whole) == 4

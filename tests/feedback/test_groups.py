@@ -89,6 +89,12 @@ def test_merge_shares_votes():
     assert merge(judged, ties="drop").pairs[0] == Pair(0, 1, 0.5, weight=pytest.approx(2 / 3))
 
 
+def test_consensus_tiers_follow_the_votes():
+    judged = [group(3, tiers=t, labeler=n) for n, t in
+              [("a", ((2,), (0,), (1,))), ("b", ((2,), (0,), (1,))), ("c", ((2,), (1,), (0,)))]]
+    assert merge(judged).tiers == ((2,), (0,), (1,))
+
+
 def test_merge_puts_the_winner_first():
     judged = [group(2, tiers=((1,), (0,)), labeler=n) for n in "ab"] + [group(2, tiers=((0,), (1,)), labeler="c")]
     assert merge(judged).pairs == (Pair(1, 0, pytest.approx(2 / 3)),)

@@ -24,6 +24,7 @@ from tunesmith.statistics import Floats, Interval, Preference
 Check = Mapping[str, float | bool | None]
 """Figures of one answer by name; None where a figure does not apply to the prompt."""
 Checks = Callable[[Prompt, str], Check]
+SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,13 @@ class Judged:
     answer: Answer
     score: float
     checks: Check = field(default_factory=dict)
+
+    def value(self, key: str) -> float | bool | None:
+        """The score, a check, or a figure of the text; a check goes before a text figure of the same name."""
+        if key == SCORE:
+            return self.score
+        return self.checks.get(key) if key in self.checks or key not in text.PER_ANSWER else text.PER_ANSWER[key](
+            self.answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +61,11 @@ class Comparison:
 
     def scores(self, model: str) -> Floats:
         """The judge's score of each answer."""
-        return np.array([j.score for j in self._of(model)])
+        return self.values(model, SCORE)
 
-    def values(self, model: str, check: str) -> Floats:
-        """One check of each answer; nan where it does not apply."""
-        return np.array([np.nan if (v := j.checks.get(check)) is None else float(v) for j in self._of(model)])
+    def values(self, model: str, key: str) -> Floats:
+        """One figure of each answer: "score", one of `text.PER_ANSWER`, or a check; nan where it does not apply."""
+        return np.array([np.nan if (v := j.value(key)) is None else float(v) for j in self._of(model)])
 
     def outcomes(self, model: str, baseline: str) -> Floats:
         """Per prompt 1 if the judge prefers the model, 0.5 for a tie, 0 if the baseline."""
@@ -74,28 +82,32 @@ class Comparison:
                 for j in reversed(range(i))}
 
     def metrics(self, model: str, seed: int = 0) -> dict[str, Interval]:
-        """Mean score, mean of every check over the prompts it applies to, and the text figures."""
+        """Mean of each figure over the prompts it applies to; and the figures of the whole set, without interval."""
+        means = {key: statistics.mean_interval(x[~np.isnan(x)], seed=seed) for key in self.keys(model)
+                 for x in [self.values(model, key)]}
         samples = [text.common_sample([self._texts(m) for m in self.models], n) for n in (1, 2, 3)]
-        return {"score": statistics.bootstrap_mean(self.scores(model), seed=seed),
-                **{name: statistics.mean_interval(x[~np.isnan(x)], seed=seed) for name in self.check_names(model)
-                   for x in [self.values(model, name)]},
-                **text.figures([j.answer for j in self._of(model)], samples, seed=seed)}
+        whole = text.of_all(self._texts(model), samples, seed=seed)
+        return {**means, **{key: Interval(x, x, x, len(self.prompts)) for key, x in whole.items()}}
 
-    def check_names(self, model: str) -> list[str]:
-        """The checks that apply to at least one prompt, in their own order."""
-        return list(dict.fromkeys(name for j in self._of(model) for name, v in j.checks.items() if v is not None))
+    def keys(self, model: str) -> list[str]:
+        """The figures that apply to at least one of the model's answers: score, checks in their order, text."""
+        checks = dict.fromkeys(name for j in self._of(model) for name, v in j.checks.items() if v is not None)
+        return [key for key in (SCORE, *checks, *text.PER_ANSWER) if any(j.value(key) is not None
+                                                                         for j in self._of(model))]
 
-    def change(self, model: str, baseline: str, check: str, seed: int = 0) -> Interval:
-        """Relative change of a check's mean against the baseline, over the prompts it applies to: -0.5 is halved."""
-        a, b = self.values(model, check), self.values(baseline, check)
-        both = ~(np.isnan(a) | np.isnan(b))
-        return statistics.relative_change(a[both], b[both], seed=seed)
+    def change(self, model: str, baseline: str, key: str, seed: int = 0) -> Interval:
+        """Relative change of a figure's mean against the baseline, over the prompts it applies to: -0.5 is halved."""
+        return statistics.relative_change(*self.both(model, baseline, key), seed=seed)
 
-    def difference(self, model: str, baseline: str, check: str = "", seed: int = 0) -> Interval:
-        """Paired difference of a check's mean (of the score, without a check), over the prompts it applies to."""
-        a, b = (self.values(m, check) if check else self.scores(m) for m in (model, baseline))
-        both = ~(np.isnan(a) | np.isnan(b))
-        return statistics.paired_difference(a[both], b[both], seed=seed)
+    def difference(self, model: str, baseline: str, key: str = "score", seed: int = 0) -> Interval:
+        """Paired difference of a figure's mean, over the prompts it applies to."""
+        return statistics.paired_difference(*self.both(model, baseline, key), seed=seed)
+
+    def both(self, model: str, baseline: str, key: str) -> tuple[Floats, Floats]:
+        """A figure of two models, on the prompts where it applies to both."""
+        a, b = self.values(model, key), self.values(baseline, key)
+        applies = ~(np.isnan(a) | np.isnan(b))
+        return a[applies], b[applies]
 
     def where(self, keep: Callable[[Prompt], bool]) -> Comparison:
         """The same comparison on some of the prompts."""
@@ -166,10 +178,32 @@ def preference_over_seeds(comparisons: Sequence[Comparison], model: str, baselin
     return _over_seeds([c.outcomes(model, baseline) for c in comparisons], comparisons, seed)
 
 
-def metric_over_seeds(comparisons: Sequence[Comparison], model: str, check: str = "", seed: int = 0) -> OverSeeds:
-    """The mean of a check (of the score, without a check) over comparisons of different training seeds."""
-    columns = [c.values(model, check) if check else c.scores(model) for c in comparisons]
-    return _over_seeds(columns, comparisons, seed)
+def metric_over_seeds(comparisons: Sequence[Comparison], model: str, key: str = SCORE, seed: int = 0) -> OverSeeds:
+    """The mean of a figure over comparisons of different training seeds."""
+    return _over_seeds([c.values(model, key) for c in comparisons], comparisons, seed)
+
+
+def difference_over_seeds(comparisons: Sequence[Comparison], model: str, baseline: str, key: str = SCORE,
+                          seed: int = 0) -> Interval:
+    """The paired difference of a figure over comparisons of different training seeds."""
+    columns = [c.values(model, key) - c.values(baseline, key) for c in comparisons]
+    return _over_seeds(columns, comparisons, seed).bootstrap
+
+
+def change_over_seeds(comparisons: Sequence[Comparison], model: str, baseline: str, key: str, seed: int = 0
+                      ) -> Interval:
+    """The relative change of a figure's mean over comparisons of different training seeds.
+
+    The interval is that of the ratio's linearisation, (a - r·b) / mean(b) per prompt (the delta method).
+    """
+    pairs = [c.both(model, baseline, key) for c in comparisons]
+    top, bottom = (float(np.mean([p[side].mean() for p in pairs])) for side in (0, 1))
+    if not bottom:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    ratio = top / bottom
+    columns = [(c.values(model, key) - ratio * c.values(baseline, key)) / bottom for c in comparisons]
+    i = _over_seeds(columns, comparisons, seed).bootstrap
+    return Interval(ratio - 1, ratio - 1 + i.low, ratio - 1 + i.high, i.n)
 
 
 def save(path: str | Path, comparison: Comparison) -> None:

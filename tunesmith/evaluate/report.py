@@ -18,7 +18,13 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from tunesmith.evaluate.compare import Comparison, preference_over_seeds
+from tunesmith.evaluate.compare import (
+    Comparison,
+    change_over_seeds,
+    difference_over_seeds,
+    metric_over_seeds,
+    preference_over_seeds,
+)
 from tunesmith.evaluate.page import render, show
 from tunesmith.records import turns
 from tunesmith.statistics import Interval, Preference
@@ -124,12 +130,13 @@ def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence
         metrics: what the checks mean, in the table's order; checks not named here follow under their own name.
         labels: model name -> what readers call it.
         kl: model name -> KL per answer from its starting point, measured by the caller.
-        seeds: comparisons of all training seeds (this one included), where there are several.
+        seeds: comparisons of all training seeds (this one included), where there are several: rates, means and
+            changes are then over seeds, while samples show `comparison`.
         curves, how: as in `Report`; intervals may be `Interval`s.
         samples: how many prompts to show side by side, picked at random; up to 2 more where the newest model lost.
     """
     names = {m: (labels or {}).get(m, m) for m in comparison.models}
-    rows = {m: comparison.metrics(m, seed) for m in comparison.models}
+    rows = {m: _row(comparison, seeds, m, seed) for m in comparison.models}
     for model, value in (kl or {}).items():
         rows[model]["kl"] = value if isinstance(value, Interval) else Interval(value, value, value, 0)
     known = _described(metrics, rows)
@@ -184,6 +191,16 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else str(value)
 
 
+def _row(comparison: Comparison, seeds: Sequence[Comparison], model: str, seed: int) -> dict[str, Interval]:
+    """A model's figures; over several seeds those of whole sets are plain means."""
+    if len(seeds) < 2:
+        return comparison.metrics(model, seed)
+    each = [c.metrics(model, seed) for c in seeds]
+    means = {key: float(np.mean([row[key].value for row in each if key in row])) for key in each[0]}
+    return {key: metric_over_seeds(seeds, model, key, seed).bootstrap if key in comparison.keys(model)
+            else Interval(x, x, x, each[0][key].n) for key, x in means.items()}
+
+
 def _described(metrics: Sequence[Metric], rows: Mapping[str, Mapping[str, Interval]]) -> list[Metric]:
     """A Metric for every figure that some model has: the caller's, the score, other checks, then those beside."""
     present = dict.fromkeys(k for row in rows.values() for k in row)
@@ -216,7 +233,7 @@ def _verdict(comparison: Comparison, seeds: Sequence[Comparison], names: Mapping
     said = [_preferred(p, names, len(comparison.prompts), len(seeds)) for p in preferences if p["model"] == newest]
     for m in metrics:
         if m.headline and m.key in rows[newest]:
-            said.append(_changed(m, comparison, names, rows, seed))
+            said.append(_changed(m, seeds if len(seeds) > 1 else [comparison], names, rows, seed))
     return [*said, *_watch(comparison, names, rows)]
 
 
@@ -230,25 +247,25 @@ def _preferred(p: Mapping[str, Any], names: Mapping[str, str], prompts: int, see
     return {"text": text + (" That is too close to call." if tone == "unclear" else ""), "tone": tone}
 
 
-def _changed(m: Metric, comparison: Comparison, names: Mapping[str, str], rows: Mapping[str, Mapping[str, Interval]],
-             seed: int) -> Sentence:
+def _changed(m: Metric, comparisons: Sequence[Comparison], names: Mapping[str, str],
+             rows: Mapping[str, Mapping[str, Interval]], seed: int) -> Sentence:
     """The figure of each model in training order, and the newest's change against the one before it."""
-    path = " → ".join(f"{names[model]} {show(row[m.key].to_dict(), m.unit).split()[0]}" for model, row in rows.items()
-                      if m.key in row)
+    models = [model for model, row in rows.items() if m.key in row]
+    path = " → ".join(f"{names[model]} {show(rows[model][m.key].to_dict(), m.unit).split()[0]}" for model in models)
     text = f"{m.label or m.key}: {path}"
-    before = [model for model in comparison.models[:-1] if m.key in rows[model]]
-    if not before:
+    if len(models) < 2:
         return {"text": f"{text}.", "tone": "info"}
-    pair = comparison.models[-1], before[-1]
-    check = "" if m.key == SCORE.key else m.key
-    difference = comparison.difference(*pair, check, seed)
-    if m.relative and rows[before[-1]][m.key].value:
-        change = _signed(comparison.change(*pair, m.key, seed), 100, 0, "%")
-    elif m.unit == "%":
-        change = _signed(difference, 100, 1, " points")
+    newest, before = models[-1], models[-2]
+    several, first = len(comparisons) > 1, comparisons[0]
+    difference = (difference_over_seeds(comparisons, newest, before, m.key, seed) if several
+                  else first.difference(newest, before, m.key, seed))
+    if m.relative and rows[before][m.key].value:
+        ratio = (change_over_seeds(comparisons, newest, before, m.key, seed) if several
+                 else first.change(newest, before, m.key, seed))
+        change = _signed(ratio, 100, 0, "%")
     else:
-        change = _signed(difference, 1, 2)
-    return {"text": f"{text}; against {names[before[-1]]} {change}.",
+        change = _signed(difference, 100, 1, " points") if m.unit == "%" else _signed(difference, 1, 2)
+    return {"text": f"{text}; change against {names[before]}: {change}.",
             "tone": _tone(difference.low, difference.high, m.better)}
 
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import nan
 
 import numpy as np
 
 from tunesmith.records import Answer
-from tunesmith.statistics import Interval, bootstrap_mean, mean_interval, wilson
 
 SAMPLE = 2000
 """n-grams on which distinct-n is measured; fewer if a model wrote fewer."""
@@ -69,22 +68,20 @@ def duplicates(texts: Sequence[str]) -> float:
     return sum(c for c in counts.values() if c > 1) / len(texts) if texts else nan
 
 
-def figures(answers: Sequence[Answer], samples: Sequence[int] = (SAMPLE, SAMPLE, SAMPLE), *, seed: int = 0
-            ) -> dict[str, Interval]:
-    """Length in words (and tokens, where known), distinct-1/2/3, repetition, duplicates, unfinished.
+PER_ANSWER: dict[str, Callable[[Answer], float | None]] = {
+    "words": lambda a: len(words(a.text)),
+    "tokens": lambda a: len(a.tokens) or None,
+    "repetition": lambda a: repetition(a.text),
+    "unfinished": lambda a: not a.finished,
+}
+"""Figures of one answer, by name; None where unknown."""
 
-    `samples` are the sizes for distinct-1, -2 and -3. Distinct-n and duplicates are properties of the whole set,
-    not means over answers, so their interval has no width.
-    """
-    texts = [a.text for a in answers]
-    lengths = [len(a.tokens) for a in answers if a.tokens]
-    whole = {f"distinct_{n}": distinct(texts, n, sample=size, seed=seed) for n, size in enumerate(samples, 1)}
-    whole["duplicates"] = duplicates(texts)
-    return {"words": bootstrap_mean([len(words(t)) for t in texts], seed=seed),
-            **({"tokens": bootstrap_mean(lengths, seed=seed)} if len(lengths) == len(answers) > 0 else {}),
-            **{name: Interval(x, x, x, len(texts)) for name, x in whole.items()},
-            "repetition": mean_interval([repetition(t) for t in texts], seed=seed),
-            "unfinished": wilson(sum(not a.finished for a in answers), len(answers))}
+
+def of_all(texts: Sequence[str], samples: Sequence[int] = (SAMPLE, SAMPLE, SAMPLE), *, seed: int = 0
+           ) -> dict[str, float]:
+    """Figures of the whole set of answers: distinct-1, -2 and -3 on samples of the given sizes, and duplicates."""
+    return {**{f"distinct_{n}": distinct(texts, n, sample=size, seed=seed) for n, size in enumerate(samples, 1)},
+            "duplicates": duplicates(texts)}
 
 
 def _distinct_share(answers: Sequence[Sequence[tuple[str, ...]]], sample: int) -> float:
