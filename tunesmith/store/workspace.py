@@ -204,7 +204,8 @@ class Workspace:
         rows = {}
         for group in groups:
             try:
-                rows[group.id] = {"id": group.id, "answers": len(group.answers), "body": pack(group.to_dict())}
+                id = group.id
+                rows[id] = {"id": id, "answers": len(group.answers), "body": pack(group.to_dict())}
             except (ValueError, TypeError) as e:
                 raise DataError(f"an answer group cannot be stored: {e}") from e
         rest, new = iter(rows.items()), 0
@@ -259,7 +260,7 @@ class Workspace:
         """Append many verdicts at once, all or none; how many were new. Raises what `add_ranking` raises."""
         for ranking in rankings:
             _check_ranking(ranking)
-        return self.database.write(lambda c: sum(_insert_ranking(c, r) for r in rankings))
+        return self.database.write(lambda c: _insert_rankings(c, rankings))
 
     def rankings(self, set_name: str, latest: bool = False) -> list[Ranking]:
         """The verdicts on a set's groups, in the order they came.
@@ -509,8 +510,8 @@ def _set(c: sa.Connection, name: str) -> int:
 def _insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
     _insert_once(c, db.sets, {"name": set_name}, {"created": now()})
     seq = _set(c, set_name)
-    known = _known(c, db.groups.c.id, rows)
-    inside = _known(c, db.members.c.group_id, rows, db.members.c.set_seq == seq)
+    known = dict(_fetch(c, rows, db.groups.c.id))
+    inside = {id for id, (there,) in _fetch(c, rows, db.members.c.group_id, db.members.c.set_seq) if there == seq}
     end = c.scalar(sa.select(sa.func.max(db.members.c.position)).where(db.members.c.set_seq == seq))
     start = 0 if end is None else end + 1
     new = [row for id, row in rows.items() if id not in known]
@@ -523,14 +524,6 @@ def _insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[s
     return len(joining)
 
 
-def _known(c: sa.Connection, column: sa.Column[Any], ids: Iterable[str], *where: sa.ColumnElement[bool]) -> set[str]:
-    found: set[str] = set()
-    rest = iter(ids)
-    while chunk := list(itertools.islice(rest, 500)):
-        found.update(c.scalars(sa.select(column).where(column.in_(chunk), *where)))
-    return found
-
-
 def _check_ranking(r: Ranking) -> None:
     """What can be seen without the group."""
     valid_labeler(r.labeler)
@@ -540,32 +533,58 @@ def _check_ranking(r: Ranking) -> None:
         raise DataError("a ranking needs tiers, ratings, all_bad, or the reason why it was skipped")
 
 
-def _insert_ranking(c: sa.Connection, r: Ranking) -> bool:
-    stored = c.execute(sa.select(db.rankings.c.group_id, db.rankings.c.labeler).where(db.rankings.c.id == r.id)).first()
-    if stored:
-        if (stored.group_id, stored.labeler) != (r.group, r.labeler):
-            raise DataError(f'the ranking id "{r.id}" is taken by a verdict of {stored.labeler} on {stored.group_id}')
-        return False
-    answers = c.scalar(sa.select(db.groups.c.answers).where(db.groups.c.id == r.group))
-    if answers is None:
-        raise NotFound(f'no answer group "{r.group}"')
+def _insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
+    """Check each verdict against its group, its labeler and the ids that are taken; insert the new ones."""
+    taken = dict(_fetch(c, [r.id for r in rankings], db.rankings.c.id, db.rankings.c.group_id, db.rankings.c.labeler))
+    answers = dict(_fetch(c, [r.group for r in rankings], db.groups.c.id, db.groups.c.answers))
+    simulated = dict(_fetch(c, [r.labeler for r in rankings], db.labelers.c.name, db.labelers.c.simulated))
+    people, rows = [], []
+    for r in rankings:
+        if r.id in taken:
+            if taken[r.id] != (r.group, r.labeler):
+                group, labeler = taken[r.id]
+                raise DataError(f'the ranking id "{r.id}" is taken by the verdict of {labeler} on {group}')
+            continue
+        if r.group not in answers:
+            raise NotFound(f'no answer group "{r.group}"')
+        _check_fit(r, answers[r.group][0])
+        if r.labeler not in simulated:
+            simulated[r.labeler] = (r.simulated,)
+            people.append({"name": r.labeler, "simulated": r.simulated, "role": "labeler", "created": now()})
+        if simulated[r.labeler][0] != r.simulated:
+            which = "a simulated labeler" if simulated[r.labeler][0] else "a person"
+            raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
+        taken[r.id] = (r.group, r.labeler)
+        rows.append({"id": r.id, "group_id": r.group, "labeler": r.labeler, "body": _body(r), "created": now()})
+    if people:
+        c.execute(sa.insert(db.labelers), people)
+    if rows:
+        c.execute(sa.insert(db.rankings), rows)
+    return len(rows)
+
+
+def _fetch(c: sa.Connection, ids: Iterable[str], key: sa.Column[Any],
+           *columns: sa.Column[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """(id, the columns) of the rows that exist."""
+    rest = iter(dict.fromkeys(ids))
+    while chunk := list(itertools.islice(rest, 500)):
+        for row in c.execute(sa.select(key, *columns).where(key.in_(chunk))):
+            yield row[0], tuple(row[1:])
+
+
+def _check_fit(r: Ranking, answers: int) -> None:
     check_tiers(r.tiers, answers)
     if r.shown and sorted(r.shown) != list(range(answers)):
         raise DataError(f"the order shown {list(r.shown)} is not an order of answers 0 to {answers - 1}")
     if r.ratings and len(r.ratings) != answers:
         raise DataError(f"{len(r.ratings)} ratings for {answers} answers")
-    simulated = c.scalar(sa.select(db.labelers.c.simulated).where(db.labelers.c.name == r.labeler))
-    if simulated is None:
-        c.execute(sa.insert(db.labelers).values(name=r.labeler, simulated=r.simulated, role="labeler", created=now()))
-    elif simulated != r.simulated:
-        which = "a simulated labeler" if simulated else "a person"
-        raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
+
+
+def _body(r: Ranking) -> str:
     try:
-        body = pack(r.to_dict())
+        return pack(r.to_dict())
     except (ValueError, TypeError) as e:
         raise DataError(f"the ranking cannot be stored: {e}") from e
-    c.execute(sa.insert(db.rankings).values(id=r.id, group_id=r.group, labeler=r.labeler, body=body, created=now()))
-    return True
 
 
 def _shuffled(text: str) -> int:
