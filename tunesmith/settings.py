@@ -40,6 +40,8 @@ class Settings(BaseModel):
         except ValidationError as e:
             first = e.errors()[0]
             name = ".".join(str(p) for p in first["loc"]) or "settings"
+            if first["type"] == "missing":
+                raise SettingsError(f'"{name}"{where} is required') from e
             raise SettingsError(f'"{name}"{where}: {first["msg"].lower()} (got {first.get("input")!r})') from e
 
 
@@ -122,8 +124,9 @@ class PpoSettings(Optimization):
     temperature: float = Field(1.0, gt=0)
     lr: float = Field(2e-4, gt=0)
     value_lr: float = Field(1e-3, gt=0)
-    value: Literal["adapter", "trunk"] = Field(
-        "adapter", description="own adapter from the reward model, or a head on the policy's trunk")
+    value: Literal["adapter", "trunk", "shared"] = Field(
+        "adapter", description="own adapter from the reward model; or a head on the policy's trunk, its gradient kept "
+        "out of the policy (trunk) or not (shared)")
     kl: float = Field(0.05, ge=0, description="initial KL coefficient")
     kl_target: float = Field(0.0, ge=0, description="nats per answer for the adaptive controller; 0: fixed coefficient")
     kl_horizon: int = Field(10_000, ge=1)
@@ -131,7 +134,7 @@ class PpoSettings(Optimization):
     lam: float = Field(0.95, ge=0, le=1)
     clip: float = Field(0.2, gt=0)
     value_clip: float = Field(0.2, gt=0)
-    value_coef: float = Field(0.1, ge=0, description="weight of the value loss on a shared trunk")
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss when it is shared")
     entropy_coef: float = Field(0.0, ge=0)
     no_eos: Literal["set", "subtract", "ignore"] = Field("set", description="what an unfinished answer's score becomes")
     no_eos_score: float = -1.0

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tunesmith.evaluate.report import Metric
 from tunesmith.quickstart import rubric
 from tunesmith.quickstart.customers import Scenario
 from tunesmith.records import Prompt, conversation
 from tunesmith.rounds import Judge
 
+METRICS = (
+    Metric("adherence", "Guidelines kept", "%", "higher", headline=True),
+    Metric("rude_when_provoked", "Rude replies to provocative customers", "%", "lower", headline=True, relative=True),
+    Metric("avoidable_handover", "Avoidable handovers to a person", "%", "lower", headline=True, relative=True),
+    Metric("rude", "Rude replies", "%", "lower"),
+)
 BASES = {"loan-desk": str(Path(__file__).parent / "base")}
 
 
@@ -23,7 +30,8 @@ class Gold:
 
 def to_prompt(scenario: Scenario) -> Prompt:
     """A customer as a prompt; the scenario travels in `facts`, which models never see."""
-    return Prompt(conversation(scenario.messages), scenario.domain, scenario.split, {"scenario": scenario.to_dict()})
+    return Prompt(conversation(scenario.messages), scenario.domain, scenario.split,  # type: ignore[arg-type]
+                  {"scenario": scenario.to_dict()})
 
 
 def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
@@ -41,7 +49,7 @@ def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
 
 def judge() -> Judge:
     """The loan desk's gold rubric."""
-    return Judge("the loan desk's gold rubric (a program)", Gold(), checks)
+    return Judge("the loan desk's gold rubric", Gold(), "rubric", checks, METRICS)
 
 
 JUDGES: Mapping[str, Callable[[], Judge]] = {"loan-desk": judge}

@@ -7,17 +7,15 @@ stands in `PLAN`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith import rounds
-from tunesmith.errors import UserError
 from tunesmith.feedback import simulated
 from tunesmith.quickstart import customers, replies
 from tunesmith.quickstart.builtin import Gold, to_prompt
 from tunesmith.quickstart.customers import Scenario
-from tunesmith.records import AnswerGroup, Demonstration, Message, Prompt, Record
+from tunesmith.records import Demonstration, Message, Prompt, Record
 from tunesmith.rounds import Made, Shop
 from tunesmith.settings import (
     CollectSettings,
@@ -49,6 +47,7 @@ PLAN = Plan()
 FAST = Plan(
     demonstrations=48, ranked=24, customers=48, held_out=24, labelers=4, updates=2, episodes=8, answer_tokens=24
 )
+YOU = "you"
 PROVOCATIVE = 1 / 3
 """Share of provocative customers among the held-out ones, so that rudeness is measured on a few hundred of them."""
 
@@ -152,7 +151,20 @@ def rank_yourself(workspace: Workspace, groups_name: str, count: int, terminal: 
     """Open the studio until the person has ranked `count` groups; their rankings train beside the panel's."""
     from tunesmith.service.app import create_app, open_server
 
-    raise UserError("not built yet")
+    server, listener, url = open_server(create_app(workspace, labeler=YOU))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    terminal.say(f"Rank {count} prompts at {url}/rank/{groups_name} ; this goes on when you are done")
+    try:
+        with terminal.progress("your rankings") as progress:
+            done = 0
+            while done < count:
+                time.sleep(0.5)
+                done = len({r.group for r in workspace.rankings(groups_name) if r.labeler == YOU})
+                progress(min(done, count), count, {})
+    finally:
+        server.should_exit = True
+        thread.join(timeout=5)
 
 
 def _prompts(scenarios: Sequence[Scenario]) -> list[Prompt]:

@@ -1,0 +1,294 @@
+"""The command line: one verb per step, flags made from the settings, heavy imports after parsing.
+
+Names that only the quickstart knows (`loan-desk`) are resolved here and handed down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from tunesmith import __version__, settings
+from tunesmith.errors import SettingsError, TunesmithError, nearest
+from tunesmith.terminal import Terminal, table
+
+if TYPE_CHECKING:
+    from tunesmith.rounds import Shop
+
+FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
+    "quickstart": (settings.QuickstartSettings, ()),
+    "import": (settings.ImportSettings, ("file",)),
+    "sft": (settings.SftSettings, ()),
+    "collect": (settings.CollectSettings, ()),
+    "studio": (settings.StudioSettings, ()),
+    "reward": (settings.RewardSettings, ()),
+    "ppo": (settings.PpoSettings, ()),
+    "evaluate": (settings.EvaluateSettings, ("models",)),
+    "serve": (settings.ServeSettings, ()),
+}
+"""Commands whose flags are the fields of a settings model, and which fields are given by position."""
+
+LISTINGS = {
+    "runs": ("training runs", ("ls", "show", "resume")),
+    "adapters": ("adapters and where they come from", ("ls", "show")),
+    "data": ("datasets and sets of answers", ("ls", "show")),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that names the nearest flag for a mistyped one."""
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.search(r"unrecognized arguments: (--[\w-]+)", message):
+            message = f"unknown flag {match[1]}{nearest(match[1], self.flags())}"
+        raise SettingsError(f"{self.prog}: {message}")
+
+    def flags(self) -> list[str]:
+        """Every long flag of this command."""
+        return [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    top = Parser(prog="tunesmith", description="Fine-tune language models with human feedback.")
+    top.add_argument("--version", action="version", version=f"tunesmith {__version__}")
+    verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for verb, (model, positional) in FROM_SETTINGS.items():
+        command = verbs.add_parser(verb, help=model.__doc__, description=model.__doc__)
+        command.add_argument("--config", metavar="FILE.toml", help="settings from a file; flags win")
+        for name, field in model.model_fields.items():
+            _add_flag(command, name, field, positional)
+        _common(command)
+    for noun, (text, actions) in LISTINGS.items():
+        command = verbs.add_parser(noun, help=text, description=text)
+        command.add_argument("action", choices=actions, nargs="?", default="ls")
+        command.add_argument("which", nargs="?", default="", help="a name, where the action needs one")
+        _common(command)
+    _common(verbs.add_parser("doctor", help="what this machine can do, what is missing, how to get it"))
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. 0 on success, 2 on a person's mistake with one clear line on stderr."""
+    try:
+        command = _parse(sys.argv[1:] if argv is None else list(argv))
+        terminal = Terminal(command.json)
+        _COMMANDS[command.command](command, terminal)
+        return 0
+    except TunesmithError as e:
+        print(f"tunesmith: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("tunesmith: interrupted; `tunesmith runs ls` shows what can be resumed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    top = parser()
+    command, unknown = top.parse_known_args(argv)
+    if unknown:
+        verb: Parser = next(a for a in top._actions if a.dest == "command").choices[command.command]  # type: ignore
+        verb.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return command
+
+
+def _add_flag(command: argparse.ArgumentParser, name: str, field: Any, positional: Sequence[str]) -> None:
+    kind = field.annotation
+    known: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(field)}
+    many = get_origin(kind) is tuple
+    if name in positional:
+        command.add_argument(name, nargs="*" if many else "?", metavar=name.upper(), **known)
+        return
+    flag = f"--{(field.alias or name).replace('_', '-')}"
+    if kind is bool:
+        command.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, **known)
+        return
+    choices = "{" + ",".join(get_args(kind)) + "}" if get_origin(kind) is Literal else None
+    plain = {int: "N", float: "X", str: "NAME"}
+    known["metavar"] = choices or ("NAME" if many else plain.get(kind, "VALUE"))
+    if many:
+        known["nargs"] = "*"
+    command.add_argument(flag, dest=name, **known)
+
+
+def _help(field: Any) -> str:
+    plain = field.is_required() or field.default in ("", ()) or field.annotation is bool
+    default = " (required)" if field.is_required() else "" if plain else f" (default: {field.default})"
+    return ((field.description or "") + default).replace("%", "%%").strip()
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workspace", metavar="DIR", default=os.environ.get("TUNESMITH_WORKSPACE", "workspace"),
+                         help="default: $TUNESMITH_WORKSPACE or ./workspace")
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _settings(command: argparse.Namespace) -> Any:
+    model, _ = FROM_SETTINGS[command.command]
+    flags = {k: v for k, v in vars(command).items() if k in model.model_fields}
+    return model.load(flags, command.config)
+
+
+def _shop(command: argparse.Namespace, terminal: Terminal) -> Shop:
+    """The workspace and the built-in names."""
+    from tunesmith.quickstart import builtin
+    from tunesmith.rounds import Shop
+    from tunesmith.store.workspace import Workspace
+
+    return Shop(Workspace.open(command.workspace), terminal.progress, builtin.BASES, builtin.JUDGES)
+
+
+def _import(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    data = rounds.import_file(_shop(command, terminal), _settings(command))
+    terminal.result({"name": data.name, "kind": data.kind, "rows": data.count, "skipped": dict(data.skipped)},
+                    f"{data.name}: {data.count} {data.kind} imported{_skipped(data.skipped)}")
+
+
+def _train(step: str) -> Callable[[argparse.Namespace, Terminal], None]:
+    def run(command: argparse.Namespace, terminal: Terminal) -> None:
+        from tunesmith import rounds
+
+        chosen = _settings(command)
+        shop = _shop(command, terminal)
+        _published(shop, getattr(rounds, step)(shop, chosen), terminal)
+
+    return run
+
+
+def _published(shop: Shop, adapter: Any, terminal: Terminal) -> None:
+    summary = dict(shop.workspace.run(adapter.lineage["run"]).summary)
+    lines = [f"{adapter} is ready: {adapter.path}"]
+    if held_out := summary.get("held_out"):
+        accuracy = held_out.get("accuracy")
+        lines.append(f"held-out pairs ranked right: {accuracy['value']:.1%} [{accuracy['low']:.1%}, "
+                     f"{accuracy['high']:.1%}], n = {accuracy['n']}; calibration error "
+                     f"{held_out['calibration_error']:.3f}" if accuracy else f"held-out AUC: {held_out['auc']:.3f}")
+    lines.append(f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['seconds']:.0f} s, peak "
+                 f"{summary['peak_mb']:,.0f} MB{_skipped(summary.get('skipped', {}))}")
+    terminal.result({"adapter": str(adapter), "path": str(adapter.path), **summary}, "\n".join(lines))
+
+
+def _collect(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    chosen = _settings(command)
+    name = chosen.name or chosen.prompts
+    made = rounds.collect(_shop(command, terminal), chosen)
+    terminal.result({"set": name, "groups": made},
+                    f"{made} groups of {chosen.answers} answers in {name}; rank them: tunesmith studio --groups {name}")
+
+
+def _evaluate(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    made = rounds.evaluate(_shop(command, terminal), _settings(command))
+    terminal.result(made.report, "\n".join([*made.verdict, f"report: {made.path}"]))
+
+
+def _studio(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.service.app import create_app, run_server
+
+    chosen = _settings(command)
+    shop = _shop(command, terminal)
+    app = create_app(shop.workspace, labeler=chosen.labeler)
+    run_server(app, chosen.host, chosen.port,
+               announce=lambda url: terminal.say(f"studio: {url}{f'rank/{chosen.groups}' if chosen.groups else ''}  "
+                                                 "(Ctrl+C ends it)"))
+
+
+def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.service.app import create_app, run_server
+
+    chosen = _settings(command)
+    shop = _shop(command, terminal)
+    spec = chosen.base or next((str(a.base["spec"]) for a in reversed(shop.workspace.adapters())), "loan-desk")
+
+    def engine() -> Any:
+        from tunesmith.model.engine import LocalEngine
+
+        return LocalEngine(shop.base(spec))
+
+    run_server(create_app(shop.workspace, engine, base=spec), chosen.host, chosen.port,
+               announce=lambda url: terminal.say(f"OpenAI-compatible API: {url}v1  studio: {url}  (Ctrl+C ends it)"))
+
+
+def _quickstart(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.quickstart import story
+
+    made = story.run(_shop(command, terminal), _settings(command), terminal)
+    terminal.result(made.report, "\n".join(["", *made.verdict, f"report: {made.path}"]))
+
+
+def _runs(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    shop = _shop(command, terminal)
+    if command.action == "ls":
+        rows = [{"run": r.id, "command": r.command, "status": r.status, "created": r.created,
+                 "adapter": r.summary.get("adapter", "")} for r in shop.workspace.runs()]
+        return terminal.result({"runs": rows}, table(rows))
+    run = shop.workspace.run(_which(command))
+    if command.action == "resume":
+        return _published(shop, rounds.resume(shop, run), terminal)
+    shown = {"run": run.id, "command": run.command, "status": run.status, "seed": run.seed, "inputs": dict(run.inputs),
+             "settings": dict(run.settings), "summary": dict(run.summary), "last": (run.metrics() or [{}])[-1]}
+    return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
+
+
+def _adapters(command: argparse.Namespace, terminal: Terminal) -> None:
+    workspace = _shop(command, terminal).workspace
+    if command.action == "ls":
+        rows = [{"adapter": str(a), "role": a.role, "base": a.base["spec"], "created": a.created}
+                for a in workspace.adapters()]
+        return terminal.result({"adapters": rows}, table(rows))
+    a = workspace.adapter(_which(command))
+    shown = {"adapter": str(a), "role": a.role, "path": str(a.path), "base": dict(a.base), "lineage": dict(a.lineage)}
+    return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
+
+
+def _data(command: argparse.Namespace, terminal: Terminal) -> None:
+    workspace = _shop(command, terminal).workspace
+    if command.action == "ls":
+        rows: list[Mapping[str, Any]] = [{"name": d.name, "kind": d.kind, "rows": d.count, "ranked": ""}
+                                         for d in workspace.datasets()]
+        rows += [{"name": s["name"], "kind": "answer groups", "rows": s["count"], "ranked": s["ranked"]}
+                 for s in workspace.group_sets()]
+        return terminal.result({"data": rows}, table(rows))
+    d = workspace.dataset(_which(command))
+    first = next(iter(d.rows())).to_dict()
+    shown = {"name": d.name, "kind": d.kind, "rows": d.count, "fingerprint": d.fingerprint, "source": d.source,
+             "licence": d.licence, "skipped": dict(d.skipped), "first row": first}
+    return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
+
+
+def _doctor(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import doctor
+
+    found = doctor.examine(command.workspace)
+    terminal.result({"checks": found}, table(found))
+
+
+def _which(command: argparse.Namespace) -> str:
+    if not command.which:
+        raise SettingsError(f"tunesmith {command.command} {command.action}: which one? "
+                            f"`tunesmith {command.command} ls` lists them")
+    return str(command.which)
+
+
+def _skipped(counts: Mapping[str, int]) -> str:
+    return "".join(f"; {n} left out: {why}" for why, n in counts.items() if n)
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
+    "quickstart": _quickstart, "import": _import, "sft": _train("sft"), "collect": _collect, "studio": _studio,
+    "reward": _train("reward"), "ppo": _train("ppo"), "evaluate": _evaluate, "serve": _serve, "runs": _runs,
+    "adapters": _adapters, "data": _data, "doctor": _doctor,
+}

@@ -1,0 +1,338 @@
+"""The story: one function per step, from demonstrations to a report. The command line and the quickstart call these.
+
+Each step loads the base afresh and lets it go at the end, so a step in this process and the same step as a command
+of its own are one and the same. Left out until rounds land: schedules, adoption and rollback.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import __version__
+from tunesmith.contracts import Progress, Sampling, Scorer
+from tunesmith.errors import NotFound, UserError
+from tunesmith.evaluate import report as reports
+from tunesmith.evaluate.compare import Checks, answer_all, compare, save
+from tunesmith.evaluate.report import Metric
+from tunesmith.feedback.agreement import agreement
+from tunesmith.feedback.groups import merge, ranked
+from tunesmith.records import Answer, AnswerGroup, Prompt
+from tunesmith.settings import (
+    CollectSettings,
+    EvaluateSettings,
+    ImportSettings,
+    PpoSettings,
+    RewardSettings,
+    SftSettings,
+)
+from tunesmith.statistics import mean_interval
+from tunesmith.store import formats
+from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
+
+if TYPE_CHECKING:
+    from tunesmith.model.base import Base
+    from tunesmith.model.engine import LocalEngine
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who decides which answer is better: a scorer, what it is called, and what else it can check in an answer."""
+
+    label: str
+    scorer: Scorer
+    kind: str = "reward model"
+    checks: Checks | None = None
+    metrics: tuple[Metric, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A report: where it is, what it says first, and all of it."""
+
+    path: Path
+    verdict: list[str]
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What every step needs: the workspace, the built-in names, and somebody to tell how far it is."""
+
+    workspace: Workspace
+    progress: Callable[[str], AbstractContextManager[Progress]]
+    bases: Mapping[str, str] = field(default_factory=dict)
+    judges: Mapping[str, Callable[[], Judge]] = field(default_factory=dict)
+
+    def base(self, spec: str) -> Base:
+        """Load a base by directory, hub id or built-in name.
+
+        Raises:
+            UserError: no base is named.
+        """
+        from tunesmith.model import base as bases
+
+        if not spec:
+            raise UserError("which base? give --base a model directory, a Hugging Face id or loan-desk")
+        bases.keep_memory()
+        return bases.load(self.bases.get(spec, spec), spec)
+
+    def base_of(self, name: str, spec: str = "") -> Base:
+        """The base that adapter `name` belongs to, or `spec` when there is no name.
+
+        Raises:
+            UserError: the base has changed since the adapter was trained.
+        """
+        if not name:
+            return self.base(spec)
+        adapter = self.workspace.adapter(name)
+        base = self.base(spec or str(adapter.base["spec"]))
+        if base.hash != adapter.base["hash"]:
+            raise UserError(f"{adapter} was trained on another base: {adapter.base['spec']} had hash "
+                            f"{adapter.base['hash']}, {base.spec} has {base.hash}; name the right one with --base")
+        return base
+
+
+def import_file(shop: Shop, settings: ImportSettings) -> Dataset:
+    """A file -> a dataset of the workspace."""
+    found = formats.read(settings.file, settings.kind)
+    return shop.workspace.add_dataset(settings.name, settings.kind, found.rows, source=settings.source or settings.file,
+                                      licence=settings.licence, skipped=found.skipped)
+
+
+def sft(shop: Shop, settings: SftSettings, resume: Run | None = None) -> Adapter:
+    """Demonstrations -> adapter."""
+    from tunesmith.train import sft as trainer
+
+    base = shop.base_of(settings.after, settings.base)
+    with shop.progress("sft") as progress:
+        return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress)
+
+
+def collect(shop: Shop, settings: CollectSettings) -> int:
+    """Prompts -> groups of answers that wait for a ranking; prompts that have answers in this set already are passed.
+
+    Returns the number of new groups.
+    """
+    name = settings.name or settings.prompts
+    have = {g.prompt.id for g in shop.workspace.groups(name)} if name in _sets(shop.workspace) else set()
+    prompts = [p for p in _limited(shop.workspace.dataset(settings.prompts), settings.limit) if p.id not in have]
+    engine = _engine(shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
+    total = 0
+    with shop.progress("collect") as progress:
+        for start in range(0, len(prompts), settings.batch):
+            part = prompts[start:start + settings.batch]
+            sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p, seed=settings.seed + start)
+            answers = engine.sample([p.messages for p in part], sampling, n=settings.answers, model=settings.model)
+            total += shop.workspace.add_groups(name, [AnswerGroup(p, tuple(a)) for p, a in zip(part, answers)])
+            progress(start + len(part), len(prompts), {})
+    return total
+
+
+def comparisons(workspace: Workspace, name: str, without: Sequence[str] = (), merged: bool = True) -> list[AnswerGroup]:
+    """What a reward model learns from: a set's groups with their rankings, or an imported dataset.
+
+    Raises:
+        NotFound: neither a set nor a dataset has this name.
+        UserError: nobody has ranked yet.
+    """
+    if name in _sets(workspace):
+        groups = ranked(workspace.groups(name), workspace.rankings(name), without=without, merged=merged)
+        if not groups:
+            raise UserError(f"nobody has ranked a group of {name} yet; run: tunesmith studio --groups {name}")
+        return groups
+    dataset = workspace.dataset(name)
+    if dataset.kind not in ("comparisons", "rankings"):
+        raise UserError(f"{name} holds {dataset.kind}, not comparisons or rankings")
+    rows: list[AnswerGroup] = [g for g in dataset.rows() if g.labeler not in without]
+    return rows if not merged else _merged(rows)
+
+
+def reward(shop: Shop, settings: RewardSettings, resume: Run | None = None) -> Adapter:
+    """Rankings -> reward model, its held-out accuracy beside the labelers' agreement."""
+    from tunesmith.train import reward as trainer
+
+    groups = comparisons(shop.workspace, settings.comparisons, settings.without)
+    base = shop.base_of(settings.model, settings.base)
+    with shop.progress("reward") as progress:
+        return trainer.train(shop.workspace, base, settings, groups, resume=resume, progress=progress)
+
+
+def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter:
+    """Reward model + policy -> a better policy."""
+    from tunesmith.train import ppo as trainer
+
+    base = shop.base_of(settings.policy)
+    with shop.progress("ppo") as progress:
+        return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress)
+
+
+def resume(shop: Shop, run: Run) -> Adapter:
+    """Go on with a run that was interrupted.
+
+    Raises:
+        UserError: nothing to resume in this kind of run.
+    """
+    steps: dict[str, Any] = {"sft": (sft, SftSettings), "reward": (reward, RewardSettings), "ppo": (ppo, PpoSettings)}
+    if run.command not in steps:
+        raise UserError(f"run {run.id} is a {run.command}; only sft, reward and ppo runs can be resumed")
+    step, settings = steps[run.command]
+    adapter: Adapter = step(shop, settings.model_validate(run.settings), run)
+    return adapter
+
+
+def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> dict[str, list[Answer]]:
+    """One answer per prompt from every baseline and model, all on one resident base; the plainest first."""
+    names = list(dict.fromkeys([*settings.against, *reversed(settings.models)]))
+    adapters = [n for n in names if n != "base"]
+    engine = _engine(shop.base_of(adapters[0]), shop.workspace, adapters)
+    sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
+    done = 0
+    with shop.progress("answers") as progress:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(done, len(prompts) * len(names), {})
+
+        return answer_all(engine, prompts, {n: "" if n == "base" else n for n in names}, sampling, advance)
+
+
+def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
+    """Models against baselines on held-out prompts -> report.json and report.html under reports/NAME."""
+    prompts = _limited(shop.workspace.dataset(settings.prompts), settings.limit)
+    drawn = answers(shop, settings, prompts)
+    who = judge(shop, settings.judge)
+    done = 0
+    with shop.progress("judging") as progress:
+
+        def advance(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(done, len(prompts), {})
+
+        comparison = compare(prompts, drawn, who.scorer, checks=who.checks, progress=advance)
+    newest = settings.models[0]
+    kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
+          for m in drawn if m != "base"}
+    report = reports.build(
+        comparison, title=f"{newest} against {', '.join(n for n in drawn if n != newest)}",
+        judge={"name": who.label, "kind": who.kind, "simulated": True}, metrics=who.metrics, kl=kl,
+        curves=curves(shop.workspace, newest), how=provenance(shop.workspace, settings, prompts), seed=settings.seed,
+        notes=["KL is in nats per answer from the model that training began from, on the model's own answers."])
+    folder = shop.workspace.root / "reports" / settings.name
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder / "comparison.json", comparison)
+    path = reports.write(folder, report)
+    return Made(path, [s["text"] for s in report.get("verdict", [])], report)
+
+
+def curves(workspace: Workspace, name: str) -> dict[str, Any]:
+    """The learning curves behind an adapter, found through its lineage."""
+    out: dict[str, Any] = {}
+    pending = [name]
+    while pending:
+        adapter = workspace.adapter(pending.pop())
+        run = workspace.run(adapter.lineage["run"])
+        pending += adapter.lineage.get("parents", {}).values()
+        if run.command == "reward" and "reward" not in out:
+            out["reward"] = {"training": run.metrics(), **run.summary.get("held_out", {}),
+                             **_agreement(workspace, run.settings["comparisons"])}
+        elif run.command not in out:
+            out[run.command] = run.metrics()
+    return out
+
+
+def _agreement(workspace: Workspace, name: str) -> dict[str, Any]:
+    """How often two labelers of these comparisons agreed, if two ever judged the same group."""
+    found = agreement(comparisons(workspace, name, merged=False)).percent
+    return {"agreement": found.to_dict()} if found.n else {}
+
+
+def provenance(workspace: Workspace, settings: EvaluateSettings,
+               prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
+    """How the models came about: settings, seeds, data, machine, cost."""
+    import torch
+    import transformers
+
+    out: dict[str, dict[str, Any]] = {}
+    for name in settings.models:
+        adapter = workspace.adapter(name)
+        run = workspace.run(adapter.lineage["run"])
+        cost = {k: v for k, v in run.summary.items() if isinstance(v, int | float | str)}
+        out[str(adapter)] = {"run": run.id, "seed": run.seed, **cost,
+                             **{f"input: {k}": v for k, v in run.inputs.items()},
+                             **{f"--{k.replace('_', '-')}": v for k, v in run.settings.items()}}
+    out["Evaluation"] = {**settings.model_dump(mode="json"), "prompts, distinct": len({p.id for p in prompts})}
+    out["Machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+                      "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+                      "python": platform.python_version(), "torch": torch.__version__,
+                      "transformers": transformers.__version__, "tunesmith": __version__}
+    return out
+
+
+def judge(shop: Shop, name: str) -> Judge:
+    """A built-in judge, or a reward model of the workspace by name.
+
+    Raises:
+        NotFound: neither.
+    """
+    if name in shop.judges:
+        return shop.judges[name]()
+    from tunesmith.model.scorer import RewardModel
+
+    try:
+        adapter = shop.workspace.adapter(name)
+    except NotFound as e:
+        raise NotFound(f'no judge "{name}": give a reward model, or one of: {", ".join(shop.judges)} ({e})') from e
+    return Judge(f"reward model {adapter}", RewardModel.load(shop.base_of(name), adapter.path))
+
+
+def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Sequence[Answer],
+               temperature: float) -> list[float]:
+    """KL from the model that this one's training began from, in nats per answer (k1 on the model's own answers)."""
+    from tunesmith.model.scorer import answer_logprobs
+
+    parents = shop.workspace.adapter(model).lineage.get("parents", {})
+    start = parents.get("policy") or parents.get("after") or ""
+    base = shop.base_of(model)
+    slot = _engine(base, shop.workspace, [start]).slot(start)
+    reference = answer_logprobs(base, slot, prompts, answers, temperature)
+    return [sum(a.logprobs) - r for a, r in zip(answers, reference)]
+
+
+def _engine(base: Base, workspace: Workspace, names: Sequence[str]) -> LocalEngine:
+    from tunesmith.model.engine import LocalEngine
+
+    engine = LocalEngine(base)
+    for name in names:
+        if name:
+            engine.load(name, workspace.adapter(name).path)
+    return engine
+
+
+def _sets(workspace: Workspace) -> set[str]:
+    return {str(s["name"]) for s in workspace.group_sets()}
+
+
+def _limited(dataset: Dataset, limit: int) -> list[Prompt]:
+    if dataset.kind != "prompts":
+        raise UserError(f"{dataset.name} holds {dataset.kind}, not prompts")
+    prompts = list(dataset.rows())
+    return prompts[:limit] if limit else prompts
+
+
+def _merged(rows: Sequence[AnswerGroup]) -> list[AnswerGroup]:
+    """Several labelers' rankings of one group become one; single ones and thumbs stay as they are."""
+    by_group: dict[str, list[AnswerGroup]] = {}
+    for row in rows:
+        by_group.setdefault(row.id, []).append(row)
+    out: list[AnswerGroup] = []
+    for same in by_group.values():
+        together = merge(same) if len(same) > 1 else None
+        out += [together] if together else same
+    return out
