@@ -7,8 +7,9 @@ interval of the difference says the same and also says how much.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf, isfinite, nan, sqrt, tan
 from statistics import NormalDist
 from typing import Any, Literal
@@ -119,8 +120,8 @@ def bootstrap_ratio(numerators: ArrayLike, denominators: ArrayLike, *, level: fl
     if top.size == 0 or bottom.sum() == 0:
         return Interval(nan, nan, nan, int(top.size))
     value = float(top.sum() / bottom.sum())
-    draws = np.concatenate([_ratio(top[i].sum(1), bottom[i].sum(1))
-                            for i in _resampled(top.size, resamples, np.random.default_rng(seed))])
+    sums_R2 = _resampled_sums(np.stack([top, bottom], axis=1), resamples, (seed,))
+    draws = _ratio(sums_R2[:, 0], sums_R2[:, 1])
     draws = draws[~np.isnan(draws)]
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca" and top.size > 1:
@@ -183,19 +184,16 @@ def over_seeds(values_SN: Sequence[ArrayLike], *, crossed: bool = False, level: 
     columns = [_floats(v) for v in values_SN]
     if not columns or any(c.size == 0 for c in columns):
         return Interval(nan, nan, nan, 0)
-    rng = np.random.default_rng(seed)
-    slots = rng.integers(0, len(columns), (resamples, len(columns)))
+    slots_RS = np.random.default_rng(seed).integers(0, len(columns), (resamples, len(columns)))
+    drawn_RS = np.empty(slots_RS.shape)
     if crossed:
-        table_SN = np.stack(columns)
-        means_RS = np.concatenate([table_SN[:, i].mean(2).T for i in _resampled(table_SN.shape[1], resamples, rng,
-                                                                               len(columns))])
-        drawn_RS = np.take_along_axis(means_RS, slots, axis=1)
+        table_NS = np.stack(columns, axis=1)
+        means_RS = _resampled_sums(table_NS, resamples, (seed, 0)) / len(table_NS)
+        drawn_RS = np.take_along_axis(means_RS, slots_RS, axis=1)
     else:
-        drawn_RS = np.empty(slots.shape)
         for s, column in enumerate(columns):
-            hit = slots == s
-            drawn_RS[hit] = np.concatenate([column[i].mean(1) for i in _resampled(column.size, int(hit.sum()), rng)]
-                                           or [np.empty(0)])
+            hit = slots_RS == s
+            drawn_RS[hit] = _resampled_sums(column[:, None], int(hit.sum()), (seed, s))[:, 0] / column.size
     low, high = np.quantile(drawn_RS.mean(1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.mean([c.mean() for c in columns])), float(low), float(high), sum(c.size for c in columns))
 
@@ -286,11 +284,26 @@ def _ratio(top: Floats, bottom: Floats) -> Floats:
     return np.divide(top, bottom, out=np.full(top.shape, nan), where=bottom != 0)
 
 
-def _resampled(n: int, resamples: int, rng: np.random.Generator, width: int = 1) -> Iterator[NDArray[np.int64]]:
-    """Index blocks [r, n] adding up to `resamples` rows; a row takes n·width elements of memory."""
-    block = max(1, _CHUNK // (n * width))
-    for start in range(0, resamples, block):
-        yield rng.integers(0, n, (min(block, resamples - start), n))
+def _resampled_sums(table_NC: Floats, resamples: int, seed: tuple[int, ...]) -> Floats:
+    """Column sums [resamples, C] of tables whose rows are drawn from this one's with replacement."""
+    n = len(table_NC)
+    if resamples * n <= _CHUNK:
+        return _counts(n, resamples, seed) @ table_NC
+    rng, block = np.random.default_rng(seed), max(1, _CHUNK // n)
+    return np.concatenate([_draw_counts(rng, min(block, resamples - start), n) @ table_NC
+                           for start in range(0, resamples, block)])
+
+
+@lru_cache(maxsize=2)
+def _counts(n: int, resamples: int, seed: tuple[int, ...]) -> Floats:
+    """The draws for many figures of the same prompts, kept: they dominate the time of a report."""
+    return _draw_counts(np.random.default_rng(seed), resamples, n)
+
+
+def _draw_counts(rng: np.random.Generator, rows: int, n: int) -> Floats:
+    """How often each of n items is drawn in each of `rows` samples of n with replacement."""
+    drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def _bca_tails(tails: Floats, value: float, draws: Floats, jackknife: Floats) -> Floats:

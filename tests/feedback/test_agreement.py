@@ -3,7 +3,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from tunesmith.feedback.agreement import agreement, kendall_w, krippendorff_alpha
+from tunesmith.feedback.agreement import _mid_ranks, agreement, kendall_w, krippendorff_alpha
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt
 
 PUBLISHED = [   # Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, example C: 4 observers, 12 units
@@ -57,6 +57,11 @@ def test_percent_agreement_by_hand():
     assert a.items == 2 and a.percent.n == 2
     assert a.ties.value == pytest.approx(4 / 15)     # one tied pair by ann on "two", three on "alone", of 15
     assert list(a.by_labelers) == [("ann", "bob")] and a.by_labelers["ann", "bob"].value == pytest.approx(4 / 5)
+
+
+def test_tied_answers_share_the_mean_of_their_ranks():
+    assert _mid_ranks(judged("one", "ann", ((2,), (0, 3), (1,)), 4)) == {2: 1, 0: 2.5, 3: 2.5, 1: 4}
+    assert _mid_ranks(judged("one", "ann", ((0, 1, 2),))) == {0: 2, 1: 2, 2: 2}
 
 
 def test_opposite_rankings_do_not_agree():

@@ -242,7 +242,8 @@ def _judged_to_dict(j: Judged) -> dict[str, Any]:
 
 def _over_seeds(columns: Sequence[Floats], comparisons: Sequence[Comparison], seed: int) -> OverSeeds:
     """Prompts are shared if all seeds judged the same ones in the same order."""
-    shared = len({tuple(p.id for p in c.prompts) for c in comparisons}) == 1
+    first = [p.messages for p in comparisons[0].prompts]
+    shared = all([p.messages for p in c.prompts] == first for c in comparisons)
     if shared:
         applies = ~np.isnan(np.stack(columns)).any(0)
         columns = [c[applies] for c in columns]

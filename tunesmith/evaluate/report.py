@@ -197,7 +197,8 @@ def _row(comparison: Comparison, seeds: Sequence[Comparison], model: str, seed: 
         return comparison.metrics(model, seed)
     each = [c.metrics(model, seed) for c in seeds]
     means = {key: float(np.mean([row[key].value for row in each if key in row])) for key in each[0]}
-    return {key: metric_over_seeds(seeds, model, key, seed).bootstrap if key in comparison.keys(model)
+    keys = [key for key in comparison.keys(model) if all(key in row for row in each)]
+    return {key: metric_over_seeds(seeds, model, key, seed).bootstrap if key in keys
             else Interval(x, x, x, each[0][key].n) for key, x in means.items()}
 
 
