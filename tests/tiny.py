@@ -16,7 +16,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tunesmith.model import adapters
 from tunesmith.model import base as bases
+
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -62,3 +65,11 @@ def save(folder: Path, architecture: str = "llama", template: str | None = CHATM
 def load(folder: Path, architecture: str = "llama", template: str | None = CHATML) -> bases.Base:
     """The directory as a `Base`."""
     return bases.load(str(save(folder, architecture, template)))
+
+
+def shake(base: bases.Base, name: str, seed: int = 1, size: float = 0.3) -> None:
+    """Give an adapter weights that matter: a fresh one is an identity and would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in adapters.parameters(base, name).values():
+            p.copy_(torch.randn(p.shape, generator=generator) * size)
