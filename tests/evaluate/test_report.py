@@ -143,7 +143,10 @@ def test_samples_are_random_and_own_up_to_losses():
     lost = [s for s in samples if "lost most" in s["why"]]
     assert lost and all(s["answers"][2]["score"] < s["answers"][1]["score"] for s in lost)
     assert samples[0]["answers"][0]["model"] == "base"
-    assert any(s["answers"][0]["broken"] == ["rude"] for s in samples)
+    for s in samples:
+        n = int(s["prompt"][0]["content"].split()[1])
+        assert s["answers"][0]["broken"] == (["rude"] if n % 4 < 2 else [])
+        assert s["answers"][2]["broken"] == []
 
 
 def test_curves_over_seeds_are_mean_and_range():
