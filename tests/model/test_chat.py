@@ -120,8 +120,8 @@ HEADERS = ("{% for m in messages %}### {{ m['role'] }}\n{{ m['content'] }}\n\n{%
 THINKS = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if loop.last and m['role'] == 'assistant' %}"
           "<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-EOS_INSIDE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}{{ eos_token }}{{ m['content'] }}<|im_end|>{% endfor %}"
-              "{% if add_generation_prompt %}<|im_start|>assistant{{ eos_token }}{% endif %}")
+EOS_INSIDE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}{{ eos_token }}{{ m['content'] }}<|im_end|>"
+              "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ eos_token }}{% endif %}")
 SHOUTS = ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] | upper }}\n{% endfor %}"
           "{% if add_generation_prompt %}assistant: {% endif %}")
 

@@ -71,7 +71,8 @@ def test_greedy_equals_argmax_of_full_forward_passes(saved, architecture):
             with adapters.active(base, "slot"), torch.no_grad():
                 out = base.model.base_model(input_ids=torch.tensor([prompt + want]), use_cache=False)
                 want.append(int(base.logits(out.last_hidden_state[0, -1]).argmax()))
-        assert tokens == want and len(set(want)) > 3
+        assert tokens == want
+    assert len({tuple(tokens) for tokens, _ in rows}) == len(PROMPTS)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
