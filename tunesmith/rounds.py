@@ -226,7 +226,7 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
         notes=["KL is in nats per answer from the model that training began from, on the model's own answers."])
     folder = shop.workspace.root / "reports" / settings.name
     folder.mkdir(parents=True, exist_ok=True)
-    save(folder / "comparison.json", comparison)
+    save(folder / "comparison.jsonl", comparison)
     path = reports.write(folder, report)
     return Made(path, [s["text"] for s in report.get("verdict", [])], report)
 

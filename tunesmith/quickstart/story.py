@@ -7,6 +7,8 @@ stands in `PLAN`.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,0 +1,1 @@
+"""Measurements that stand in docs/results/; each is one command."""
