@@ -22,7 +22,13 @@ import torch
 import transformers
 
 from tunesmith.evaluate import compare
-from tunesmith.evaluate.compare import Comparison, OverSeeds, change_over_seeds, metric_over_seeds, preference_over_seeds
+from tunesmith.evaluate.compare import (
+    Comparison,
+    OverSeeds,
+    change_over_seeds,
+    metric_over_seeds,
+    preference_over_seeds,
+)
 from tunesmith.store.workspace import Workspace
 
 METRICS = {
@@ -129,7 +135,8 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append(f"| {label} (each seed) | {' | '.join(cells)} |")
     lines += ["", "| relative change | over seeds | each seed |", "|---|---|---|"]
     for name, row in result["change"].items():
-        lines.append(f"| {name} | {_show(row["bootstrap"])} | {', '.join(f'{x:+.0%}' for x in row['each'])} |")
+        each = ", ".join(f"{x:+.0%}" for x in row["each"])
+        lines.append(f"| {name} | {_show(row['bootstrap'])} | {each} |")
     return "\n".join(lines)
 
 
