@@ -7,6 +7,8 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tunesmith.errors import DataError
 from tunesmith.records import Answer, AnswerGroup, Demonstration, Message, Prompt
@@ -402,6 +404,32 @@ def test_a_parquet_file_cut_short(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(data[:-20])
     with pytest.raises(DataError, match="not a readable Parquet file"):
         formats.read(tmp_path / "cut.parquet", "demonstrations")
+
+
+value = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False)
+                     | st.sampled_from(["", " ", "Hi", "user", "assistant", "\n\nHuman: a\n\nAssistant: b", "\0"]),
+                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
+                         ["role", "content", "weight", "from", "value", "text", "messages", "tool_calls"]),
+                         inner, max_size=3), max_leaves=8)
+KEYS = ["messages", "prompt", "completion", "chosen", "rejected", "answers", "ranking", "label", "weight", "labeler",
+        "conversations", "instruction", "output", "input", "preferred_output", "non_preferred_output", "tiers", "pairs",
+        "facts", "labels", "split", "domain", "source", "review", "shown", "tools"]
+ROUGHLY = {"messages": st.just([USER, BOT]), "prompt": st.sampled_from(["Hi", [USER], {"messages": [USER]}]),
+           "answers": st.sampled_from([["a", "b"], [{"text": "a"}, {"text": "b"}]]), "ranking": st.just([[0], [1]])}
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(formats.LAYOUTS)), st.data())
+def test_no_row_whatsoever_gets_past_as_another_error(tmp_path, kind, data):
+    needed, more = data.draw(st.sampled_from(formats.LAYOUTS[kind])).keys, data.draw(st.sets(st.sampled_from(KEYS)))
+    row = {key: data.draw(ROUGHLY.get(key, value) | value) for key in sorted({*needed, *more})}
+    try:
+        got = formats.read(write(tmp_path, row), kind)
+    except DataError as e:
+        assert str(e).startswith(str(tmp_path))
+    else:
+        record = got.rows[0]
+        assert type(record).from_dict(json.loads(json.dumps(record.to_dict()))) == record
 
 
 # ---- real data

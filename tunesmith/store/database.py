@@ -11,7 +11,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,6 +107,14 @@ runs = sa.Table(
 def pack(value: Any) -> str:
     """A JSON-able value as the text that a column holds."""
     return json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
+
+
+def insert_once(c: sa.Connection, table: sa.Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> bool:
+    """Insert a row unless its key is there; True if it was inserted."""
+    if c.execute(sa.select(table).filter_by(**key)).first():
+        return False
+    c.execute(sa.insert(table).values(**key, **rest))
+    return True
 
 
 @dataclass

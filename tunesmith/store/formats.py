@@ -35,11 +35,24 @@ from tunesmith.records import (
     Split,
     Tiers,
 )
-from tunesmith.store.checks import check_tiers, valid_labeler
+from tunesmith.store.checks import check_tiers
+from tunesmith.store.fields import (
+    check_waiting,
+    in_order,
+    read_answer,
+    read_instruction,
+    read_labeler,
+    read_list,
+    read_messages,
+    read_optional,
+    read_raw,
+    read_text,
+    read_turns,
+    read_weight,
+    short,
+)
 from tunesmith.store.files import Row, kind_of, read_rows
 
-ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant",
-                          "tool": "tool", "function": "tool"}
 SHAREGPT: dict[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant",
                              "chatgpt": "assistant", "bot": "assistant", "bard": "assistant", "assistant": "assistant",
                              "tool": "tool", "function": "tool", "observation": "tool"}
@@ -139,38 +152,38 @@ def detect(row: Row, kind: str) -> Layout:
 # ---- demonstrations
 
 def _chat(row: Row) -> Demonstration:
-    return _demonstration(_messages(row["messages"], "messages"), row)
+    return _demonstration(read_messages(row["messages"], "messages"), row)
 
 
 def _prompt_completion(row: Row) -> Demonstration:
     """Only the completion is learned: assistant turns of the prompt get weight 0."""
-    prompt = _turns(row, "prompt", "user")
-    completion = _turns(row, "completion", "assistant")
+    prompt = read_turns(row, "prompt", "user")
+    completion = read_turns(row, "completion", "assistant")
     before = tuple(Message(m.role, m.content, 0) if m.role == "assistant" else m for m in prompt)
-    _waiting(before, "prompt")
-    return _demonstration(_ordered(before + completion, "prompt and completion"), row)
+    check_waiting(before, "prompt")
+    return _demonstration(in_order(before + completion, "prompt and completion"), row)
 
 
 def _alpaca(row: Row) -> Demonstration:
     answer = "output" if "output" in row else "response"
-    messages = (*_instruction(row), Message("assistant", _text(row, answer)))
+    messages = (*read_instruction(row), Message("assistant", read_text(row, answer)))
     return _demonstration(messages, row)
 
 
 def _sharegpt(row: Row) -> Demonstration:
     turns = []
-    for n, turn in enumerate(_list(row["conversations"], "conversations")):
+    for n, turn in enumerate(read_list(row["conversations"], "conversations")):
         where = f"conversations[{n}]"
         if not isinstance(turn, Mapping):
             raise DataError(f'"{where}" must be an object, it is {kind_of(turn)}')
         key, text = ("from", "value") if "from" in turn else ("role", "content")
         role = SHAREGPT.get(str(turn.get(key, "")).lower())
         if role is None:
-            raise DataError(f'"{key}" must be one of {", ".join(SHAREGPT)}, got {_short(turn.get(key))} ({where})')
-        turns.append(Message(role, _text(turn, text, where)))
+            raise DataError(f'"{key}" must be one of {", ".join(SHAREGPT)}, got {short(turn.get(key))} ({where})')
+        turns.append(Message(role, read_text(turn, text, where)))
     if "system" in row and str(row["system"]).strip():
-        turns.insert(0, Message("system", _text(row, "system")))
-    return _demonstration(_ordered(tuple(turns), "conversations"), row)
+        turns.insert(0, Message("system", read_text(row, "system")))
+    return _demonstration(in_order(tuple(turns), "conversations"), row)
 
 
 def _demonstration(messages: Conversation, row: Row) -> Demonstration:
@@ -180,42 +193,42 @@ def _demonstration(messages: Conversation, row: Row) -> Demonstration:
         raise DataError('no assistant turn has a "weight" above 0: nothing would be learned')
     review = row.get("review", "accepted")
     if review not in ("accepted", "pending", "rejected"):
-        raise DataError(f'"review" must be accepted, pending or rejected, got {_short(review)}')
-    licence = _optional(row, "licence") or _optional(row, "license")
-    return Demonstration(messages, _optional(row, "source"), licence, review)
+        raise DataError(f'"review" must be accepted, pending or rejected, got {short(review)}')
+    licence = read_optional(row, "licence") or read_optional(row, "license")
+    return Demonstration(messages, read_optional(row, "source"), licence, review)
 
 
 # ---- prompts
 
 def _chat_prompt(row: Row) -> Prompt:
-    return _prompt(_messages(row["messages"], "messages"), row)
+    return _prompt(read_messages(row["messages"], "messages"), row)
 
 
 def _plain_prompt(row: Row) -> Prompt:
-    return _prompt(_turns(row, "prompt", "user"), row)
+    return _prompt(read_turns(row, "prompt", "user"), row)
 
 
 def _instruction_prompt(row: Row) -> Prompt:
-    return _prompt(_instruction(row), row)
+    return _prompt(read_instruction(row), row)
 
 
 def _prompt(messages: Conversation, row: Row) -> Prompt:
-    _waiting(messages, "a prompt")
+    check_waiting(messages, "a prompt")
     split = SPLITS.get(str(row.get("split", "train")).lower())
     if split is None:
-        raise DataError(f'"split" must be train, dev or test, got {_short(row["split"])}')
+        raise DataError(f'"split" must be train, dev or test, got {short(row["split"])}')
     facts = row.get("facts", {})
     if not isinstance(facts, Mapping):
         raise DataError(f'"facts" must be an object, it is {kind_of(facts)}')
-    return Prompt(messages, _optional(row, "domain"), split, facts)
+    return Prompt(messages, read_optional(row, "domain"), split, facts)
 
 
 # ---- comparisons
 
 def _preference(row: Row) -> AnswerGroup:
     """TRL preference with a prompt; `chosen` and `rejected` may repeat it."""
-    prompt = _turns(row, "prompt", "user")
-    better, worse = (_answer(row, key, prompt) for key in ("chosen", "rejected"))
+    prompt = read_turns(row, "prompt", "user")
+    better, worse = (read_answer(row, key, prompt) for key in ("chosen", "rejected"))
     return _pair(_prompt(prompt, row), better, worse, row)
 
 
@@ -223,13 +236,13 @@ def _implicit_preference(row: Row) -> AnswerGroup:
     """TRL preference without a prompt: what both have in common is the prompt."""
     chosen, rejected = row["chosen"], row["rejected"]
     if isinstance(chosen, str) and isinstance(rejected, str):
-        common = _common_text(_text(row, "chosen"), _text(row, "rejected"))
+        common = _common_text(read_text(row, "chosen"), read_text(row, "rejected"))
         if not common.strip():
             raise DataError('"chosen" and "rejected" begin differently, so there is no prompt; add a "prompt" field')
         ends = {key: {"text": row[key][len(common):]} for key in ("chosen", "rejected")}
-        return _pair(_prompt((Message("user", common.rstrip()),), row), _text(ends["chosen"], "text", "chosen"),
-                     _text(ends["rejected"], "text", "rejected"), row)
-    better, worse = _messages(chosen, "chosen"), _messages(rejected, "rejected")
+        return _pair(_prompt((Message("user", common.rstrip()),), row), read_text(ends["chosen"], "text", "chosen"),
+                     read_text(ends["rejected"], "text", "rejected"), row)
+    better, worse = read_messages(chosen, "chosen"), read_messages(rejected, "rejected")
     return _from_turns(better, worse, row)
 
 
@@ -237,19 +250,19 @@ def _openai_preference(row: Row) -> AnswerGroup:
     source = row["input"]
     if not isinstance(source, Mapping) or "messages" not in source:
         raise DataError('"input" must be an object with "messages"')
-    prompt = _messages(source["messages"], "input.messages")
-    better, worse = (_answer(row, key, prompt) for key in ("preferred_output", "non_preferred_output"))
+    prompt = read_messages(source["messages"], "input.messages")
+    better, worse = (read_answer(row, key, prompt) for key in ("preferred_output", "non_preferred_output"))
     return _pair(_prompt(prompt, row), better, worse, row)
 
 
 def _unpaired(row: Row) -> AnswerGroup:
     """A thumb or a rating: one answer with one label."""
-    prompt = _turns(row, "prompt", "user")
+    prompt = read_turns(row, "prompt", "user")
     label = row["label"]
     if not isinstance(label, bool | int | float):
         raise DataError(f'"label" must be true, false or a number, it is {kind_of(label)}')
-    return AnswerGroup(_prompt(prompt, row), (Answer(_answer(row, "completion", prompt)),), labels=(float(label),),
-                       labeler=_labeler(row), weight=_weight(row))
+    return AnswerGroup(_prompt(prompt, row), (Answer(read_answer(row, "completion", prompt)),), labels=(float(label),),
+                       labeler=read_labeler(row), weight=read_weight(row))
 
 
 def _hh(row: Row) -> AnswerGroup:
@@ -257,7 +270,7 @@ def _hh(row: Row) -> AnswerGroup:
     before = row.get("prompt", "")
     if not isinstance(before, str):
         raise DataError(f'"prompt" must be a text beside transcripts, it is {kind_of(before)}')
-    better, worse = (_transcript(before + _raw_text(row, key), key) for key in ("chosen", "rejected"))
+    better, worse = (_transcript(before + read_raw(row, key), key) for key in ("chosen", "rejected"))
     if not all(m.content for m in (*better, *worse)):
         raise Skip("a turn is empty")
     if better[-1].role != "assistant" or worse[-1].role != "assistant":
@@ -300,26 +313,28 @@ def _from_turns(better: Conversation, worse: Conversation, row: Row) -> AnswerGr
 def _pair(prompt: Prompt, better: str, worse: str, row: Row) -> AnswerGroup:
     """Two equal answers are a tie."""
     tiers: Tiers = ((0, 1),) if better == worse else ((0,), (1,))
-    return AnswerGroup(prompt, (Answer(better), Answer(worse)), tiers, labeler=_labeler(row), weight=_weight(row))
+    return AnswerGroup(prompt, (Answer(better), Answer(worse)), tiers, labeler=read_labeler(row),
+                       weight=read_weight(row))
 
 
 # ---- rankings
 
 def _ranking(row: Row) -> AnswerGroup:
-    prompt = _prompt(_turns(row, "prompt", "user"), row)
-    answers = _list(row["answers"], "answers")
+    prompt = _prompt(read_turns(row, "prompt", "user"), row)
+    answers = read_list(row["answers"], "answers")
     if len(answers) < 2:
         raise DataError(f'a ranking needs at least 2 answers, "answers" has {len(answers)}')
-    texts = tuple(Answer(_text({"answers": a}, "answers", f"answers[{n}]")) for n, a in enumerate(answers))
-    return AnswerGroup(prompt, texts, _tiers(row["ranking"], len(texts)), labeler=_labeler(row), weight=_weight(row))
+    texts = tuple(Answer(read_text({"answers": a}, "answers", f"answers[{n}]")) for n, a in enumerate(answers))
+    tiers = _tiers(row["ranking"], len(texts))
+    return AnswerGroup(prompt, texts, tiers, labeler=read_labeler(row), weight=read_weight(row))
 
 
 def _tiers(ranking: Any, answers: int) -> Tiers:
     tiers = []
-    for n, tier in enumerate(_list(ranking, "ranking")):
+    for n, tier in enumerate(read_list(ranking, "ranking")):
         tier = tier if isinstance(tier, list) else [tier]
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in tier):
-            raise DataError(f'"ranking[{n}]" must hold indices of answers, got {_short(tier)}')
+            raise DataError(f'"ranking[{n}]" must hold indices of answers, got {short(tier)}')
         tiers.append(tuple(tier))
     try:
         check_tiers(tiers, answers)
@@ -330,9 +345,9 @@ def _tiers(ranking: Any, answers: int) -> Tiers:
 
 def _group(row: Row) -> AnswerGroup:
     """An `AnswerGroup` as Tunesmith writes it."""
-    _waiting(_messages(row["prompt"].get("messages"), "prompt.messages"), "a prompt")
-    for n, answer in enumerate(_list(row["answers"], "answers")):
-        _text(answer if isinstance(answer, Mapping) else {}, "text", f"answers[{n}]")
+    check_waiting(read_messages(row["prompt"].get("messages"), "prompt.messages"), "a prompt")
+    for n, answer in enumerate(read_list(row["answers"], "answers")):
+        read_text(answer if isinstance(answer, Mapping) else {}, "text", f"answers[{n}]")
     try:
         group = AnswerGroup.from_dict(row)
         check_tiers(group.tiers, len(group.answers))
@@ -343,137 +358,12 @@ def _group(row: Row) -> AnswerGroup:
     return group
 
 
-# ---- fields
-
-def _messages(value: Any, where: str) -> Conversation:
-    """OpenAI-style messages: known roles, non-empty text, turns in order."""
-    found = []
-    for n, turn in enumerate(_list(value, where)):
-        here = f"{where}[{n}]"
-        if not isinstance(turn, Mapping):
-            raise DataError(f'"{here}" must be an object with "role" and "content", it is {kind_of(turn)}')
-        role = ROLES.get(turn.get("role")) if isinstance(turn.get("role"), str) else None  # type: ignore[arg-type]
-        if role is None:
-            raise DataError(f'"role" must be system, user, assistant or tool, got {_short(turn.get("role"))} ({here})')
-        found.append(Message(role, _content(turn, here), _weight(turn, here)))
-    return _ordered(tuple(found), where)
-
-
-def _content(turn: Mapping[str, Any], where: str) -> str:
-    """A text, a list of text parts, or the calls that an assistant makes instead."""
-    content, calls = turn.get("content"), turn.get("tool_calls")
-    if isinstance(content, list):
-        parts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in content]
-        if not all(isinstance(p, str) for p in parts):
-            raise DataError(f'"content" may hold only parts of type "text" ({where})')
-        content = "".join(parts)  # type: ignore[arg-type]
-    if isinstance(calls, list) and calls:
-        texts = [f"<tool_call>\n{json.dumps(c.get('function', c), ensure_ascii=False)}\n</tool_call>"
-                 for c in calls if isinstance(c, Mapping)]
-        content = "\n".join([*([content] if content else []), *texts])
-    return _text({"content": content}, "content", where)
-
-
-def _ordered(messages: Conversation, where: str) -> Conversation:
-    """System only first, user and assistant in turns."""
-    for n, m in enumerate(messages):
-        before = messages[n - 1].role if n else ""
-        if m.role == "system" and n:
-            raise DataError(f'a "system" message must come first ({where}[{n}])')
-        if m.role == before and m.role in ("user", "assistant"):
-            raise DataError(f'two "{m.role}" turns in a row; merge them ({where}[{n}])')
-        if m.role == "tool" and before not in ("assistant", "tool"):
-            raise DataError(f'a "tool" message must follow an assistant turn ({where}[{n}])')
-    return messages
-
-
-def _waiting(messages: Conversation, what: str) -> None:
-    if messages[-1].role not in ("user", "tool"):
-        raise DataError(f'{what} must end with a user turn, this one ends with "{messages[-1].role}"')
-
-
-def _turns(row: Row, key: str, role: Role) -> Conversation:
-    """A field that is a text (one turn of `role`) or a list of messages."""
-    if isinstance(row[key], str):
-        return (Message(role, _text(row, key)),)
-    return _messages(row[key], key)
-
-
-def _answer(row: Row, key: str, prompt: Conversation) -> str:
-    """A field that is a text or messages; messages may repeat the prompt before the one assistant turn."""
-    if isinstance(row[key], str):
-        return _text(row, key)
-    messages = _messages(row[key], key)
-    if len(messages) > 1 and messages[:-1] == prompt:
-        messages = messages[-1:]
-    if len(messages) != 1 or messages[0].role != "assistant":
-        raise DataError(f'"{key}" must be one assistant turn')
-    return messages[0].content
-
-
-def _instruction(row: Row) -> Conversation:
-    extra = "input" if "input" in row else "context"
-    more = row.get(extra, "")
-    if not isinstance(more, str):
-        raise DataError(f'"{extra}" must be a text, it is {kind_of(more)}')
-    text = _text(row, "instruction")
-    return (Message("user", f"{text}\n\n{more}" if more.strip() else text),)
-
-
-def _text(row: Mapping[str, Any], key: str, where: str = "") -> str:
-    value = _raw_text(row, key, where)
-    if not value.strip():
-        raise DataError(f'"{key}" is empty{_at(key, where)}')
-    return value
-
-
-def _raw_text(row: Mapping[str, Any], key: str, where: str = "") -> str:
-    value = row.get(key)
-    if value is None:
-        raise DataError(f'"{key}" is missing{_at(key, where)}')
-    if not isinstance(value, str):
-        raise DataError(f'"{key}" must be a text, it is {kind_of(value)}{_at(key, where)}')
-    return value
-
-
-def _at(key: str, where: str) -> str:
-    return f" ({where})" if where and where != key else ""
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise DataError(f'"{where}" must be a list, it is {kind_of(value)}')
-    if not value:
-        raise DataError(f'"{where}" is empty')
-    return value
-
-
-def _optional(row: Row, key: str) -> str:
-    return _raw_text(row, key) if key in row else ""
-
-
-def _labeler(row: Row) -> str:
-    return valid_labeler(_raw_text(row, "labeler")) if row.get("labeler", "") != "" else ""
-
-
-def _weight(row: Mapping[str, Any], where: str = "") -> float:
-    weight = row.get("weight")
-    if weight is None:
-        return 1
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-        raise DataError(f'"weight" must be a number of at least 0, got {_short(weight)}{_at("weight", where)}')
-    return weight
-
+# ---- what else is needed
 
 def _common_text(a: str, b: str) -> str:
     """The longest common beginning that ends at a space."""
     n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
     return a[:a.rfind(" ", 0, n) + 1]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _digest(record: Record) -> bytes:

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,12 +24,13 @@ import sqlalchemy as sa
 from tunesmith.errors import DataError, ModelError, NotFound, UserError, nearest
 from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record
 from tunesmith.store import database as db
-from tunesmith.store.checks import check_tiers, split_version, valid_labeler, valid_name
-from tunesmith.store.database import Database, pack
+from tunesmith.store.checks import split_version, valid_name
+from tunesmith.store.database import Database, insert_once, pack
 from tunesmith.store.faults import storing
 from tunesmith.store.lineage import code_version
 from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
 from tunesmith.store.runs import Run, from_row, now
+from tunesmith.store.verdicts import check_ranking, insert_groups, insert_rankings, set_seq, shuffled
 
 Kind = Literal["demonstrations", "prompts", "comparisons", "rankings"]
 RECORDS: dict[str, type[Record]] = {
@@ -210,7 +210,7 @@ class Workspace:
                 raise DataError(f"an answer group cannot be stored: {e}") from e
         rest, new = iter(rows.items()), 0
         while chunk := dict(itertools.islice(rest, 5000)):  # nobody waits long for the writer
-            new += self.database.write(partial(_insert_groups, set_name=set_name, rows=chunk))
+            new += self.database.write(partial(insert_groups, set_name=set_name, rows=chunk))
         return new
 
     def groups(self, set_name: str) -> list[AnswerGroup]:
@@ -220,7 +220,7 @@ class Workspace:
             NotFound: naming the nearest set.
         """
         with self.database.read() as c:
-            seq = _set(c, set_name)
+            seq = set_seq(c, set_name)
             bodies = c.scalars(sa.select(db.groups.c.body).join(db.members).where(db.members.c.set_seq == seq)
                                .order_by(db.members.c.position)).all()
         return [AnswerGroup.from_dict(json.loads(body)) for body in bodies]
@@ -259,8 +259,8 @@ class Workspace:
     def add_rankings(self, rankings: Sequence[Ranking]) -> int:
         """Append many verdicts at once, all or none; how many were new. Raises what `add_ranking` raises."""
         for ranking in rankings:
-            _check_ranking(ranking)
-        return self.database.write(lambda c: _insert_rankings(c, rankings))
+            check_ranking(ranking)
+        return self.database.write(lambda c: insert_rankings(c, rankings))
 
     def rankings(self, set_name: str, latest: bool = False) -> list[Ranking]:
         """The verdicts on a set's groups, in the order they came.
@@ -272,7 +272,7 @@ class Workspace:
             NotFound: naming the nearest set.
         """
         with self.database.read() as c:
-            seq = _set(c, set_name)
+            seq = set_seq(c, set_name)
             rows = c.execute(
                 sa.select(db.rankings.c.group_id, db.rankings.c.labeler, db.rankings.c.body)
                 .join(db.members, db.members.c.group_id == db.rankings.c.group_id)
@@ -297,10 +297,10 @@ class Workspace:
             NotFound: naming the nearest set.
         """
         place = db.members.c.shuffled
-        start = _shuffled(labeler)
+        start = shuffled(labeler)
         judged = sa.exists().where(db.rankings.c.group_id == db.members.c.group_id, db.rankings.c.labeler == labeler)
         with self.database.read() as c:
-            seq = _set(c, set_name)
+            seq = set_seq(c, set_name)
             query = (sa.select(db.groups.c.body).join(db.members).where(db.members.c.set_seq == seq, ~judged)
                      .order_by(place, db.members.c.group_id).limit(1))
             body = c.scalar(query.where(place >= start)) or c.scalar(query.where(place < start))
@@ -315,7 +315,7 @@ class Workspace:
         with self.database.read() as c:
             query = (sa.select(sa.func.count(sa.distinct(db.rankings.c.group_id)))
                      .join(db.members, db.members.c.group_id == db.rankings.c.group_id)
-                     .where(db.members.c.set_seq == _set(c, set_name), db.rankings.c.labeler == labeler))
+                     .where(db.members.c.set_seq == set_seq(c, set_name), db.rankings.c.labeler == labeler))
             return c.scalar(query) or 0
 
     # ---- adapters
@@ -436,13 +436,13 @@ class Workspace:
     def _record_dataset(self, path: Path) -> None:
         with contextlib.suppress(Damaged):  # a damaged orphan was never anybody's: it stays out
             about = verify(path)["about"]
-            self.database.write(lambda c: _insert_once(
+            self.database.write(lambda c: insert_once(
                 c, db.datasets, {"name": path.name}, {"about": pack(about), "created": about["created"]}))
 
     def _record_adapter(self, path: Path) -> None:
         with contextlib.suppress(Damaged):
             about = verify(path)["about"]
-            self.database.write(lambda c: _insert_once(
+            self.database.write(lambda c: insert_once(
                 c, db.adapters, {"name": path.parent.name, "version": int(path.name)},
                 {"about": pack(about), "created": about["created"]}))
 
@@ -489,104 +489,3 @@ def _dataset(path: Path, manifest: Mapping[str, Any]) -> Dataset:
 def _adapter(path: Path, about: Mapping[str, Any]) -> Adapter:
     return Adapter(path.parent.name, int(path.name), about["role"], path, about["base"], about["lineage"],
                    about["created"])
-
-
-def _insert_once(c: sa.Connection, table: sa.Table, key: Mapping[str, Any], rest: Mapping[str, Any]) -> bool:
-    """Insert a row unless its key is there; True if it was inserted."""
-    if c.execute(sa.select(table).filter_by(**key)).first():
-        return False
-    c.execute(sa.insert(table).values(**key, **rest))
-    return True
-
-
-def _set(c: sa.Connection, name: str) -> int:
-    seq = c.scalar(sa.select(db.sets.c.seq).where(db.sets.c.name == name))
-    if seq is None:
-        known = c.scalars(sa.select(db.sets.c.name)).all()
-        raise NotFound(f'no set of answer groups "{name}"{nearest(name, known)}')
-    return int(seq)
-
-
-def _insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
-    _insert_once(c, db.sets, {"name": set_name}, {"created": now()})
-    seq = _set(c, set_name)
-    known = dict(_fetch(c, rows, db.groups.c.id))
-    inside = {id for id, (there,) in _fetch(c, rows, db.members.c.group_id, db.members.c.set_seq) if there == seq}
-    end = c.scalar(sa.select(sa.func.max(db.members.c.position)).where(db.members.c.set_seq == seq))
-    start = 0 if end is None else end + 1
-    new = [row for id, row in rows.items() if id not in known]
-    joining = [{"set_seq": seq, "group_id": id, "position": start + n, "shuffled": _shuffled(id)}
-               for n, id in enumerate(id for id in rows if id not in inside)]
-    if new:
-        c.execute(sa.insert(db.groups), new)
-    if joining:
-        c.execute(sa.insert(db.members), joining)
-    return len(joining)
-
-
-def _check_ranking(r: Ranking) -> None:
-    """What can be seen without the group."""
-    valid_labeler(r.labeler)
-    if not r.id or len(r.id) > 128:
-        raise DataError("a ranking needs an id of 1 to 128 characters, made by the client")
-    if not (r.tiers or r.all_bad or r.skipped or r.ratings):
-        raise DataError("a ranking needs tiers, ratings, all_bad, or the reason why it was skipped")
-
-
-def _insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
-    """Check each verdict against its group, its labeler and the ids that are taken; insert the new ones."""
-    taken = dict(_fetch(c, [r.id for r in rankings], db.rankings.c.id, db.rankings.c.group_id, db.rankings.c.labeler))
-    answers = dict(_fetch(c, [r.group for r in rankings], db.groups.c.id, db.groups.c.answers))
-    simulated = dict(_fetch(c, [r.labeler for r in rankings], db.labelers.c.name, db.labelers.c.simulated))
-    people, rows = [], []
-    for r in rankings:
-        if r.id in taken:
-            if taken[r.id] != (r.group, r.labeler):
-                group, labeler = taken[r.id]
-                raise DataError(f'the ranking id "{r.id}" is taken by the verdict of {labeler} on {group}')
-            continue
-        if r.group not in answers:
-            raise NotFound(f'no answer group "{r.group}"')
-        _check_fit(r, answers[r.group][0])
-        if r.labeler not in simulated:
-            simulated[r.labeler] = (r.simulated,)
-            people.append({"name": r.labeler, "simulated": r.simulated, "role": "labeler", "created": now()})
-        if simulated[r.labeler][0] != r.simulated:
-            which = "a simulated labeler" if simulated[r.labeler][0] else "a person"
-            raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
-        taken[r.id] = (r.group, r.labeler)
-        rows.append({"id": r.id, "group_id": r.group, "labeler": r.labeler, "body": _body(r), "created": now()})
-    if people:
-        c.execute(sa.insert(db.labelers), people)
-    if rows:
-        c.execute(sa.insert(db.rankings), rows)
-    return len(rows)
-
-
-def _fetch(c: sa.Connection, ids: Iterable[str], key: sa.Column[Any],
-           *columns: sa.Column[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """(id, the columns) of the rows that exist."""
-    rest = iter(dict.fromkeys(ids))
-    while chunk := list(itertools.islice(rest, 500)):
-        for row in c.execute(sa.select(key, *columns).where(key.in_(chunk))):
-            yield row[0], tuple(row[1:])
-
-
-def _check_fit(r: Ranking, answers: int) -> None:
-    check_tiers(r.tiers, answers)
-    if r.shown and sorted(r.shown) != list(range(answers)):
-        raise DataError(f"the order shown {list(r.shown)} is not an order of answers 0 to {answers - 1}")
-    if r.ratings and len(r.ratings) != answers:
-        raise DataError(f"{len(r.ratings)} ratings for {answers} answers")
-
-
-def _body(r: Ranking) -> str:
-    try:
-        return pack(r.to_dict())
-    except (ValueError, TypeError) as e:
-        raise DataError(f"the ranking cannot be stored: {e}") from e
-
-
-def _shuffled(text: str) -> int:
-    """A fixed pseudo-random number below 2**31."""
-    return zlib.crc32(text.encode(errors="surrogatepass")) & 0x7FFFFFFF

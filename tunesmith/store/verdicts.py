@@ -1,0 +1,116 @@
+"""Answer groups and verdicts on them, as the database keeps them. `Workspace` opens the transactions."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from tunesmith.errors import DataError, NotFound, nearest
+from tunesmith.records import Ranking
+from tunesmith.store import database as db
+from tunesmith.store.checks import check_tiers, valid_labeler
+from tunesmith.store.database import insert_once, pack
+from tunesmith.store.runs import now
+
+
+def set_seq(c: sa.Connection, name: str) -> int:
+    """The key of a set.
+
+    Raises:
+        NotFound: naming the nearest.
+    """
+    seq = c.scalar(sa.select(db.sets.c.seq).where(db.sets.c.name == name))
+    if seq is None:
+        known = c.scalars(sa.select(db.sets.c.name)).all()
+        raise NotFound(f'no set of answer groups "{name}"{nearest(name, known)}')
+    return int(seq)
+
+
+def insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
+    """Put groups into a set, making it if needed; how many were new to the set."""
+    insert_once(c, db.sets, {"name": set_name}, {"created": now()})
+    seq = set_seq(c, set_name)
+    known = dict(_fetch(c, rows, db.groups.c.id))
+    inside = {id for id, (there,) in _fetch(c, rows, db.members.c.group_id, db.members.c.set_seq) if there == seq}
+    end = c.scalar(sa.select(sa.func.max(db.members.c.position)).where(db.members.c.set_seq == seq))
+    start = 0 if end is None else end + 1
+    new = [row for id, row in rows.items() if id not in known]
+    joining = [{"set_seq": seq, "group_id": id, "position": start + n, "shuffled": shuffled(id)}
+               for n, id in enumerate(id for id in rows if id not in inside)]
+    if new:
+        c.execute(sa.insert(db.groups), new)
+    if joining:
+        c.execute(sa.insert(db.members), joining)
+    return len(joining)
+
+
+def check_ranking(r: Ranking) -> None:
+    """What can be seen without the group."""
+    valid_labeler(r.labeler)
+    if not r.id or len(r.id) > 128:
+        raise DataError("a ranking needs an id of 1 to 128 characters, made by the client")
+    if not (r.tiers or r.all_bad or r.skipped or r.ratings):
+        raise DataError("a ranking needs tiers, ratings, all_bad, or the reason why it was skipped")
+
+
+def insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
+    """Check each verdict against its group, its labeler and the ids that are taken; insert the new ones."""
+    taken = dict(_fetch(c, [r.id for r in rankings], db.rankings.c.id, db.rankings.c.group_id, db.rankings.c.labeler))
+    answers = dict(_fetch(c, [r.group for r in rankings], db.groups.c.id, db.groups.c.answers))
+    simulated = dict(_fetch(c, [r.labeler for r in rankings], db.labelers.c.name, db.labelers.c.simulated))
+    people, rows = [], []
+    for r in rankings:
+        if r.id in taken:
+            if taken[r.id] != (r.group, r.labeler):
+                group, labeler = taken[r.id]
+                raise DataError(f'the ranking id "{r.id}" is taken by the verdict of {labeler} on {group}')
+            continue
+        if r.group not in answers:
+            raise NotFound(f'no answer group "{r.group}"')
+        _check_fit(r, answers[r.group][0])
+        if r.labeler not in simulated:
+            simulated[r.labeler] = (r.simulated,)
+            people.append({"name": r.labeler, "simulated": r.simulated, "role": "labeler", "created": now()})
+        if simulated[r.labeler][0] != r.simulated:
+            which = "a simulated labeler" if simulated[r.labeler][0] else "a person"
+            raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
+        taken[r.id] = (r.group, r.labeler)
+        rows.append({"id": r.id, "group_id": r.group, "labeler": r.labeler, "body": _body(r), "created": now()})
+    if people:
+        c.execute(sa.insert(db.labelers), people)
+    if rows:
+        c.execute(sa.insert(db.rankings), rows)
+    return len(rows)
+
+
+def _fetch(c: sa.Connection, ids: Iterable[str], key: sa.Column[Any],
+           *columns: sa.Column[Any]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """(id, the columns) of the rows that exist."""
+    rest = iter(dict.fromkeys(ids))
+    while chunk := list(itertools.islice(rest, 500)):
+        for row in c.execute(sa.select(key, *columns).where(key.in_(chunk))):
+            yield row[0], tuple(row[1:])
+
+
+def _check_fit(r: Ranking, answers: int) -> None:
+    check_tiers(r.tiers, answers)
+    if r.shown and sorted(r.shown) != list(range(answers)):
+        raise DataError(f"the order shown {list(r.shown)} is not an order of answers 0 to {answers - 1}")
+    if r.ratings and len(r.ratings) != answers:
+        raise DataError(f"{len(r.ratings)} ratings for {answers} answers")
+
+
+def _body(r: Ranking) -> str:
+    try:
+        return pack(r.to_dict())
+    except (ValueError, TypeError) as e:
+        raise DataError(f"the ranking cannot be stored: {e}") from e
+
+
+def shuffled(text: str) -> int:
+    """A fixed pseudo-random number below 2**31."""
+    return zlib.crc32(text.encode(errors="surrogatepass")) & 0x7FFFFFFF
