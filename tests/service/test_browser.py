@@ -43,7 +43,7 @@ def open_page(chromium, problems):
                                           **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(10_000)
         page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: problems.append(str(e)))
         page.on("dialog", lambda d: (problems.append(f"dialog {d.message}"), d.dismiss()))
@@ -68,7 +68,7 @@ def order(page):
 
 
 def wait_for_rankings(workspace, count, name="desk"):
-    end = time.monotonic() + 5
+    end = time.monotonic() + 10
     while len(workspace.rankings(name)) < count and time.monotonic() < end:
         time.sleep(0.02)
     stored = workspace.rankings(name)
@@ -189,7 +189,7 @@ def test_skip_with_a_reason_and_without(page, workspace):
     assert len(ranking.shown) == 4
     wait_for_next(page)
     press(page, "s", "Escape")
-    assert not page.locator("#skipping").is_visible()
+    page.locator("#skipping").wait_for(state="hidden")
     press(page, "s", "Enter")
     assert wait_for_rankings(workspace, 2).skipped == "No reason given"
 

@@ -108,7 +108,7 @@ def test_run_server_announces_and_stops(app, monkeypatch):
 
     def run(self, sockets):
         served.set()
-        assert sockets[0].getsockname()[1] == int(said[0].rsplit(":")[-1])
+        assert sockets[0].getsockname()[1] == int(said[0].rstrip("/").rsplit(":")[-1])
 
     monkeypatch.setattr("uvicorn.Server.run", run)
     run_server(app, "localhost", 0, said.append)

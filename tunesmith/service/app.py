@@ -82,12 +82,12 @@ def open_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> tuple[u
 
 
 def run_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl+C; `announce` is called with the URL once the port is open.
+    """Serve until Ctrl+C; `announce` is called with the URL (it ends in a slash) once the port is open.
 
     Raises:
         UserError: see `open_server`.
     """
     server, listener, url = open_server(app, host, port)
-    announce(url)
+    announce(f"{url}/")
     with listener:
         server.run([listener])

@@ -1,6 +1,6 @@
-// Dragging a card by its handle, with mouse, pen or finger. Cards stay where they are until the drop; a line shows the
-// gap it would go to, an outline the card it would tie with. Only the handle has touch-action: none, so that a finger
-// anywhere else scrolls the page.
+// Dragging a card by its handle, with mouse, pen or finger. The cards stay where they are and readable until the drop:
+// a small tag with the card's name follows the pointer, a line shows the gap it would go to, an outline the card it
+// would tie with. Only the handle has touch-action: none, so that a finger anywhere else scrolls the page.
 
 const EDGE = 72; // px from the top or bottom of the window where dragging scrolls
 const TIE_ZONE = 0.3; // the share at a card's top and bottom that means "beside", not "tie"
@@ -18,31 +18,30 @@ export function enableDrag(list, drop) {
 function drag(list, handle, down, drop) {
   const card = handle.closest(".card");
   const others = [...list.children].filter((c) => c !== card);
-  const from = down.clientY + scrollY;
-  let y = down.clientY;
+  const tag = document.body.appendChild(document.createElement("div"));
+  tag.className = "tag";
+  let { clientX: x, clientY: y } = down;
   let target = null;
   let frame = 0;
 
   const step = () => {
     scrollWhenAtEdge(y);
-    card.style.transform = `translateY(${y + scrollY - from}px)`;
-    target = targetAt(card, others, y, y + scrollY - from);
+    target = targetAt(card, others, y);
     mark(others, target);
+    tag.textContent = caption(card, others, target);
+    tag.style.transform = `translate(${Math.min(x + 14, innerWidth - tag.offsetWidth - 8)}px, ${y - 18}px)`;
     frame = requestAnimationFrame(step);
   };
   const move = (event) => {
-    if (event.pointerId === down.pointerId) y = event.clientY;
+    if (event.pointerId === down.pointerId) ({ clientX: x, clientY: y } = event);
   };
   const end = (event) => {
     if (event.pointerId !== undefined && event.pointerId !== down.pointerId) return;
     const landed = event.type === "pointerup";
-    if (landed) {
-      y = event.clientY;
-      target = targetAt(card, others, y, y + scrollY - from, true);
-    }
+    if (landed) target = targetAt(card, others, event.clientY);
     cancelAnimationFrame(frame);
     stop.abort();
-    card.style.transform = "";
+    tag.remove();
     card.classList.remove("dragging");
     list.classList.remove("sorting");
     mark(others, null);
@@ -63,7 +62,7 @@ function drag(list, handle, down, drop) {
 
 // Where a card would land: {gap} in the order of the others, {on: answer} to tie, or null over its own place.
 function targetAt(card, others, y) {
-  const home = homeOf(card);
+  const home = card.getBoundingClientRect();
   if (y >= home.top && y <= home.bottom) return null;
   for (let gap = 0; gap < others.length; gap += 1) {
     const box = others[gap].getBoundingClientRect();
@@ -74,11 +73,9 @@ function targetAt(card, others, y) {
   return { gap: others.length };
 }
 
-// The card's box without the drag's shift.
-function homeOf(card) {
-  const box = card.getBoundingClientRect();
-  const shift = new DOMMatrixReadOnly(getComputedStyle(card).transform).m42;
-  return { top: box.top - shift, bottom: box.bottom - shift };
+function caption(card, others, target) {
+  const partner = others.find((other) => Number(other.dataset.answer) === target?.on);
+  return `Answer ${card.dataset.name}${partner ? `: tie with ${partner.dataset.name}` : ""}`;
 }
 
 function mark(others, target) {

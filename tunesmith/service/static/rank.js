@@ -16,6 +16,24 @@ let tiers = shown.map((answer) => [answer]);
 let touched = false;
 let keyboard = false; // was the last thing done by key?
 
+// ---- small things kept between pages, where the browser allows it
+
+function recall(name) {
+  try {
+    return localStorage.getItem(`tunesmith.${name}`) || "";
+  } catch {
+    return "";
+  }
+}
+
+function remember(name, value) {
+  try {
+    localStorage.setItem(`tunesmith.${name}`, value);
+  } catch {
+    // then the next page starts without it
+  }
+}
+
 // ---- showing
 
 function show() {
@@ -166,7 +184,14 @@ function ask(id) {
   const dialog = byId(id);
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+  return new Promise((resolve) => {
+    const closed = new AbortController();
+    dialog.addEventListener("close", () => {
+      if (dialog.open) return; // a late event of the time before
+      closed.abort();
+      resolve(dialog.returnValue);
+    }, { signal: closed.signal });
+  });
 }
 
 async function submit() {
@@ -212,11 +237,7 @@ function heard(entry, outcome) {
 }
 
 function next() {
-  try {
-    sessionStorage.setItem("tunesmith.saved", keyboard ? "keyboard" : "pointer");
-  } catch {
-    // the next page just starts without the note
-  }
+  remember("saved", keyboard ? "keyboard" : "pointer");
   location.replace(location.pathname);
 }
 
@@ -225,22 +246,12 @@ byId("skip").addEventListener("click", skip);
 
 // ---- start
 
-try {
-  letters.checked = localStorage.getItem("tunesmith.letters") !== "off";
-} catch {
-  // the default stands
-}
-letters.addEventListener("change", () => {
-  try {
-    localStorage.setItem("tunesmith.letters", letters.checked ? "on" : "off");
-  } catch {
-    // for this page only
-  }
-});
+letters.checked = recall("letters") !== "off";
+letters.addEventListener("change", () => remember("letters", letters.checked ? "on" : "off"));
 byId("help").open = matchMedia("(min-width: 62rem)").matches;
 show();
-const saved = sessionStorage.getItem("tunesmith.saved");
-sessionStorage.removeItem("tunesmith.saved");
+const saved = recall("saved");
+remember("saved", "");
 if (saved) status("Saved. Here is the next one.", "good");
 if (saved === "keyboard") focusCard(shown[0]);
 if (outbox.waiting(list.dataset.group)) {
