@@ -11,7 +11,7 @@ import tiny
 
 from tunesmith import cli
 from tunesmith.errors import TunesmithError
-from tunesmith.quickstart import builtin
+from tunesmith.quickstart import builtin, story
 from tunesmith.records import Ranking
 from tunesmith.store.workspace import Workspace
 
@@ -74,6 +74,12 @@ def test_readme_shows_every_part_of_the_package():
     parts = {p.parent.name + "/" for p in (ROOT / "tunesmith").glob("*/__init__.py")}
     parts |= {p.name for p in (ROOT / "tunesmith").glob("*.py")} - {"__init__.py", "__main__.py"}
     assert not sorted(part for part in parts if part not in tree)
+
+
+def test_readme_states_the_size_of_the_quickstart():
+    plan = story.PLAN
+    for number in (plan.demonstrations, plan.ranked, plan.held_out):
+        assert f"{number:,}" in README
 
 
 def rank_by_length(root: Path, groups: str, count: int) -> None:
