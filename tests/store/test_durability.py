@@ -49,7 +49,7 @@ def weights(folder):
 def child(root, code, failpoint="", **options):
     environment = {**os.environ, "TUNESMITH_FAILPOINT": failpoint}
     command = [sys.executable, "-c", PRELUDE + code, str(root)]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE,  # noqa: S603
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **options)
 
 
@@ -61,6 +61,35 @@ def died(root, code, failpoint):
 
 def leftovers(root):
     return [p for p in root.rglob(".tmp-*")]
+
+
+def hold_writer(workspace):
+    """Keep the writer thread busy with one transaction until the function that this returns is called."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def work(connection):
+        begun.set()
+        gate.wait(30)
+
+    thread = threading.Thread(target=workspace.database.write, args=[work])
+    thread.start()
+    assert begun.wait(30)
+
+    def release():
+        gate.set()
+        thread.join()
+
+    return release
+
+
+def start_and_queue(workspace, threads):
+    for t in threads:
+        t.start()
+    for _ in range(10_000):
+        if workspace.database._jobs.qsize() == len(threads):
+            return
+        time.sleep(0.003)
+    raise AssertionError("the writes did not queue up")
 
 
 # ---- many writers
@@ -88,9 +117,7 @@ def test_writes_of_one_moment_share_a_commit_and_fail_alone(workspace):
     workspace.add_groups("s", [group(0)])
     commits = []
     sa.event.listen(workspace.database._writing, "commit", lambda c: commits.append(c))
-    gate = threading.Event()
-    blocked = threading.Thread(target=workspace.database.write, args=[lambda c: gate.wait(10)])
-    blocked.start()
+    release = hold_writer(workspace)
     results = {}
 
     def judge(n):
@@ -100,12 +127,9 @@ def test_writes_of_one_moment_share_a_commit_and_fail_alone(workspace):
             results[n] = "refused"
 
     threads = [threading.Thread(target=judge, args=[n]) for n in range(100)]
+    start_and_queue(workspace, threads)
+    release()
     for t in threads:
-        t.start()
-    while workspace.database._jobs.qsize() < 100:
-        time.sleep(0.001)
-    gate.set()
-    for t in [*threads, blocked]:
         t.join()
     assert results == {n: True if n % 10 else "refused" for n in range(100)}
     assert len(workspace.rankings("s")) == 90
@@ -114,9 +138,7 @@ def test_writes_of_one_moment_share_a_commit_and_fail_alone(workspace):
 
 def test_a_write_that_breaks_the_transaction_leaves_its_neighbours_whole(workspace):
     workspace.add_groups("s", [group(0)])
-    gate = threading.Event()
-    blocked = threading.Thread(target=workspace.database.write, args=[lambda c: gate.wait(10)])
-    blocked.start()
+    release = hold_writer(workspace)
     errors = []
 
     def breaks():
@@ -127,12 +149,9 @@ def test_a_write_that_breaks_the_transaction_leaves_its_neighbours_whole(workspa
 
     threads = [threading.Thread(target=workspace.add_ranking, args=[verdict("1", 0)]), threading.Thread(target=breaks),
                threading.Thread(target=workspace.add_ranking, args=[verdict("2", 0)])]
+    start_and_queue(workspace, threads)
+    release()
     for t in threads:
-        t.start()
-    while workspace.database._jobs.qsize() < 3:
-        time.sleep(0.001)
-    gate.set()
-    for t in [*threads, blocked]:
         t.join()
     assert len(errors) == 1 and sorted(r.id for r in workspace.rankings("s")) == ["1", "2"]
 

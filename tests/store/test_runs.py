@@ -149,11 +149,11 @@ def test_only_one_process_executes_a_run(workspace, run):
     child = ("import sys; from tunesmith.store.workspace import Workspace\n"
              "run = Workspace.open(sys.argv[1]).run(sys.argv[2]); print(run.alive); run.resume()")
     command = [sys.executable, "-c", child, str(workspace.root), run.id]
-    got = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    got = subprocess.run(command, capture_output=True, text=True)
     assert got.stdout == "True\n" and "is being executed by another process" in got.stderr
     run.release()
     assert not workspace.run(run.id).alive
-    got = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    got = subprocess.run(command, capture_output=True, text=True)
     assert (got.stdout, got.returncode) == ("False\n", 0), got.stderr
 
 

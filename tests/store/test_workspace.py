@@ -398,7 +398,7 @@ def test_a_writer_that_fails_publishes_nothing(workspace):
 
 def test_opening_a_workspace_loads_no_heavy_library():
     code = "import sys, tunesmith.store.workspace; print({'torch', 'pyarrow', 'alembic', 'numpy'} & set(sys.modules))"
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # noqa: S603
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert got.stdout == "set()\n", got.stderr
 
 
