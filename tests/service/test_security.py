@@ -1,4 +1,7 @@
+import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import httpx
@@ -101,6 +104,18 @@ def test_a_real_server_announces_its_free_port_and_listens_on_loopback_only(app)
         assert url.startswith("http://127.0.0.1:") and not url.endswith(":0")
         assert httpx.get(url).status_code == 200
         assert "server" not in httpx.get(url).headers
+
+
+def test_an_interrupt_ends_the_server_quietly():
+    code = ("import sys; from tunesmith.service import create_app, run_server; "
+            "run_server(create_app(None), announce=lambda url: print(url, flush=True)); print('ended')")
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True)
+    url = child.stdout.readline().strip()
+    assert httpx.get(f"{url}static/icon.svg", timeout=10).status_code == 200
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=20)
+    assert (child.returncode, out.strip(), err) == (0, "ended", "")
 
 
 def test_run_server_announces_and_stops(app, monkeypatch):

@@ -122,6 +122,14 @@ def test_an_unknown_set_is_a_page_that_names_the_nearest(client):
     assert answer.headers["content-type"].startswith("text/html")
 
 
+def test_a_group_that_cannot_be_ranked_says_why(client, workspace):
+    workspace.add_groups("many", [group("q", *map(str, range(10)))])
+    workspace.add_groups("nine", [group("q", *map(str, range(9)))])
+    answer = client.get("/rank/many")
+    assert answer.status_code == 400 and "10 answers" in answer.text
+    assert len(shown_on(client.get("/rank/nine").text)) == 9
+
+
 def test_text_of_models_is_escaped(client, workspace):
     workspace.add_groups("evil", [group("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "{{ 7*7 }}")])
     page = client.get("/rank/evil").text
@@ -180,4 +188,4 @@ def test_a_ranking_record_is_all_the_page_can_set():
 def test_the_studio_starts_without_torch():
     code = ("import sys; from tunesmith.service import create_app; create_app(None); "
             "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

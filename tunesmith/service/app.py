@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,5 +89,5 @@ def run_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, announce: C
     """
     server, listener, url = open_server(app, host, port)
     announce(f"{url}/")
-    with listener:
+    with listener, suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
         server.run([listener])

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.errors import NotFound, nearest
+from tunesmith.errors import NotFound, UserError, nearest
 from tunesmith.records import AnswerGroup, Ranking, fingerprint
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal
@@ -77,6 +77,8 @@ def router(workspace: Workspace, labeler: str) -> APIRouter:
         if group is None:
             return render("done.html", name=name, labeler=labeler, progress=progress,
                           model=_only_model(workspace.groups(name)))
+        if not 2 <= len(group.answers) <= len(NAMES):
+            raise UserError(f"A group of {name} has {len(group.answers)} answers; the studio ranks 2 to {len(NAMES)}.")
         shown = shuffled(group, labeler)
         cards = [(NAMES[place], index, group.answers[index].text) for place, index in enumerate(shown)]
         return render("rank.html", name=name, labeler=labeler, progress=progress, group=group, cards=cards,
