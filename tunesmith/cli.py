@@ -56,6 +56,8 @@ def parser() -> Parser:
     """The whole command line."""
     top = Parser(prog="tunesmith", description="Fine-tune language models with human feedback.")
     top.add_argument("--version", action="version", version=f"tunesmith {__version__}")
+    top.set_defaults(workspace=os.environ.get("TUNESMITH_WORKSPACE", "workspace"), json=False)
+    _common(top)
     verbs = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for verb, (model, positional) in FROM_SETTINGS.items():
         command = verbs.add_parser(verb, help=model.__doc__, description=model.__doc__)
@@ -124,9 +126,10 @@ def _help(field: Any) -> str:
 
 
 def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--workspace", metavar="DIR", default=os.environ.get("TUNESMITH_WORKSPACE", "workspace"),
+    """Flags that stand before or after the command; suppressed defaults keep the one from overwriting the other."""
+    command.add_argument("--workspace", metavar="DIR", default=argparse.SUPPRESS,
                          help="default: $TUNESMITH_WORKSPACE or ./workspace")
-    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object on stdout")
 
 
 def _settings(command: argparse.Namespace) -> Any:

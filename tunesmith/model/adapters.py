@@ -80,7 +80,7 @@ def parameters(base: Base, name: str) -> dict[str, nn.Parameter]:
 
 def save(base: Base, name: str, folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them."""
-    state = get_peft_model_state_dict(base.peft, adapter_name=name)
+    state = get_peft_model_state_dict(base.peft, adapter_name=name, save_embedding_layers=False)
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     config = base.peft.peft_config[name]
     was, config.inference_mode = config.inference_mode, True
@@ -132,6 +132,8 @@ def _switch(base: Base, name: str) -> None:
 def _add(base: Base, name: str, config: Any) -> None:
     if "." in name:
         raise ModelError(f'adapter name "{name}" may not contain a dot')
+    if name in names(base):
+        remove(base, name)  # the same role in a second run on this base
     if base.peft is None:
         peft: PeftModel = get_peft_model(base.model, config, adapter_name=name)
         base.peft = peft
