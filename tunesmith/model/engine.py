@@ -41,8 +41,6 @@ class LocalEngine:
     def load(self, name: str, folder: Path) -> None:
         """Attach the adapter in `folder` as `name`; a second call with the same name replaces it."""
         slot = self._slots.get(name) or f"served{len(self._slots)}"
-        if name in self._slots:
-            adapters.remove(self.base, slot)
         adapters.load(self.base, slot, folder)
         self._slots[name] = slot
 
