@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from tunesmith.model.base import Base
     from tunesmith.model.engine import LocalEngine
 
+REWARD = Metric("reward", "Reward model's score", "", "higher", help="what training maximised; it does not judge")
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Who decides which answer is better: a scorer, what it is called, and what else it can check in an answer."""
@@ -207,7 +210,13 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
     prompts = _limited(shop.workspace.dataset(settings.prompts), settings.limit)
     drawn = answers(shop, settings, prompts)
     who = judge(shop, settings.judge)
+    rewarded = _rewards(shop, settings.reward, prompts, drawn)
     done = 0
+
+    def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
+        found = dict(who.checks(prompt, answer)) if who.checks else {}
+        return {**found, "reward": rewarded[prompt.id, answer]} if rewarded else found
+
     with shop.progress("judging") as progress:
 
         def advance(n: int) -> None:
@@ -215,13 +224,13 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
             done += n
             progress(done, len(prompts), {})
 
-        comparison = compare(prompts, drawn, who.scorer, checks=who.checks, progress=advance)
+        comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=advance)
     newest = settings.models[0]
     kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
           for m in drawn if m != "base"}
     report = reports.build(
         comparison, title=f"{newest} against {', '.join(n for n in drawn if n != newest)}",
-        judge={"name": who.label, "kind": who.kind, "simulated": True}, metrics=who.metrics, kl=kl,
+        judge={"name": who.label, "kind": who.kind, "simulated": True}, metrics=(*who.metrics, REWARD), kl=kl,
         curves=curves(shop.workspace, newest), how=provenance(shop.workspace, settings, prompts), seed=settings.seed,
         notes=["KL is in nats per answer from the model that training began from, on the model's own answers."])
     folder = shop.workspace.root / "reports" / settings.name
@@ -229,6 +238,19 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
     save(folder / "comparison.jsonl", comparison)
     path = reports.write(folder, report)
     return Made(path, [s["text"] for s in report.get("verdict", [])], report)
+
+
+def _rewards(shop: Shop, name: str, prompts: Sequence[Prompt],
+             drawn: Mapping[str, Sequence[Answer]]) -> dict[tuple[str, str], float]:
+    """The reward model's score of every answer, by prompt and text; empty without a reward model."""
+    if not name:
+        return {}
+    from tunesmith.model.scorer import RewardModel
+
+    model = RewardModel.load(shop.base_of(name), shop.workspace.adapter(name).path)
+    texts = [[a[n].text for a in drawn.values()] for n in range(len(prompts))]
+    scores = model.score_all(prompts, texts)
+    return {(p.id, text): score for p, row, marks in zip(prompts, texts, scores) for text, score in zip(row, marks)}
 
 
 def curves(workspace: Workspace, name: str) -> dict[str, Any]:

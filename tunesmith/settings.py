@@ -152,6 +152,7 @@ class EvaluateSettings(Settings):
     against: tuple[str, ...] = Field(("base",), description="baselines; base is the bare base")
     prompts: str = Field(..., description="a dataset of held-out prompts")
     judge: str = Field("", description="a reward model, or loan-desk for its rubric")
+    reward: str = Field("", description="a reward model whose scores are shown beside the judge's")
     name: str = Field("report", description="folder under reports/")
     limit: int = Field(0, ge=0)
     max_tokens: int = Field(128, ge=1)
