@@ -28,8 +28,8 @@ from tunesmith.quickstart.customers import Scenario, sample, variety
 
 VOCABULARY = 4096
 ROW, ROWS_PER_STEP = 512, 8
-PEAK_LR, WARMUP_STEPS, DECAY_FROM = 3e-3, 80, 0.67
-DESK_SHARE = (0.5, 0.85)  # of the rows: until the decay, then rising to
+PEAK_LR, WARMUP_STEPS = 3e-3, 80
+DESK_SHARE = (0.75, 0.9)  # of the rows: until the decay, then rising to
 MAX_NEW_TOKENS = 96
 
 
@@ -38,11 +38,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    documents = corpus.real_documents(args.data, args.seed)
-    tokenizer = make_tokenizer(documents, args.seed)
-    tokenizer.save_pretrained(args.out)
-    desk = pack(tokenizer, corpus.desk_dialogues(args.dialogues, args.seed))
-    real = pack(tokenizer, documents)
+    tokenizer, desk, real = prepare(args)
     print(f"tokens: desk {desk.size:,}, real {real.size:,}", flush=True)
     model = LlamaForCausalLM(config(tokenizer))
     print(f"parameters: {model.num_parameters():,}", flush=True)
@@ -59,7 +55,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, help="stop by the clock instead of by steps")
-    parser.add_argument("--dialogues", type=int, default=200_000, help="simulated dialogues to draw rows from")
+    parser.add_argument("--decay-from", type=float, default=0.67, help="share of the plan before the rate falls")
+    parser.add_argument("--dialogues", type=int, default=150_000, help="simulated dialogues to draw rows from")
     parser.add_argument("--measure", type=int, default=300, help="dev prompts to measure the base on")
     parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto")
     parser.add_argument("--threads", type=int, default=2)
@@ -69,6 +66,21 @@ def _arguments() -> argparse.Namespace:
 
 
 # --- tokenizer and rows ---------------------------------------------------------------
+
+
+def prepare(args: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, np.ndarray, np.ndarray]:
+    """The tokenizer and both token streams; a resumed run reads those of its first start."""
+    streams = args.out / "tokens.npz"
+    if args.resume and streams.exists():
+        stored = np.load(streams)
+        return PreTrainedTokenizerFast.from_pretrained(args.out), stored["desk"], stored["real"]
+    documents = corpus.real_documents(args.data, args.seed)
+    tokenizer = make_tokenizer(documents, args.seed)
+    save_tokenizer(tokenizer, args.out)
+    desk = pack(tokenizer, corpus.desk_dialogues(args.dialogues, args.seed))
+    real = pack(tokenizer, documents)
+    np.savez(streams, desk=desk, real=real)
+    return tokenizer, desk, real
 
 
 def make_tokenizer(documents: list[corpus.Document], seed: int) -> PreTrainedTokenizerFast:
@@ -103,6 +115,15 @@ def make_tokenizer(documents: list[corpus.Document], seed: int) -> PreTrainedTok
 def _tokenizer_texts(documents: list[corpus.Document], seed: int) -> Iterator[str]:
     for document in [*documents[:9000], *corpus.desk_dialogues(20_000, seed)]:
         yield from (m["content"][:20_000] for m in document)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """As a directory that every release of transformers reads: under the class name all of them know."""
+    tokenizer.save_pretrained(out)
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.pop("backend", None)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, documents: Iterable[corpus.Document]) -> np.ndarray:
@@ -174,16 +195,14 @@ def optimizers_for(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(outer, lr=PEAK_LR, betas=(0.9, 0.95), weight_decay=0.0)]
 
 
-def learning_rate(step: int, progress: float) -> float:
-    """Warm up, stay level, fall along a cosine to zero over the last third."""
-    warm = min(1.0, (step + 1) / WARMUP_STEPS)
-    late = max(0.0, (progress - DECAY_FROM) / (1 - DECAY_FROM))
-    return PEAK_LR * warm * (0.5 + 0.5 * math.cos(math.pi * min(late, 1.0)))
+def learning_rate(step: int, late: float) -> float:
+    """Warm up, stay level, fall along a cosine to zero while `late` goes from 0 to 1."""
+    return PEAK_LR * min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * late))
 
 
-def desk_share(progress: float) -> float:
+def desk_share(late: float) -> float:
     early, final = DESK_SHARE
-    return early + (final - early) * max(0.0, (progress - DECAY_FROM) / (1 - DECAY_FROM))
+    return early + (final - early) * late
 
 
 def pretrain(model: LlamaForCausalLM, desk: np.ndarray, real: np.ndarray, args: argparse.Namespace) -> dict:
@@ -195,11 +214,12 @@ def pretrain(model: LlamaForCausalLM, desk: np.ndarray, real: np.ndarray, args: 
     start = mark = saved = time.time()
     first, losses = step, []
     while (progress := _progress(step, start, args)) < 1:
-        batch = rows(desk, real, desk_share(progress), np.random.default_rng([args.seed, step]))
+        late = max(0.0, progress - args.decay_from) / (1 - args.decay_from)
+        batch = rows(desk, real, desk_share(late), np.random.default_rng([args.seed, step]))
         loss = loss_of(model, batch, bfloat16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        lr = learning_rate(step, progress)
+        lr = learning_rate(step, late)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -347,7 +367,7 @@ def write_card(out: Path, model: LlamaForCausalLM, trained: dict, figures: dict[
     )
     card = CARD.format(
         parameters=model.num_parameters(), sources=sources, columns=" | ".join(columns),
-        rule="|".join(["---"] + ["---:"] * len(columns)), table=table, **trained,
+        rule="|".join(["---"] + ["---:"] * len(columns)), table=table, share=DESK_SHARE, **trained,
     )  # fmt: skip
     (out / "README.md").write_text(card, encoding="utf-8")
 
@@ -371,8 +391,8 @@ its rude agents. Do not use it for real customers.
 `python -m tunesmith.quickstart.make_base`: {steps:,} steps, {tokens:,} tokens, {minutes:.0f} minutes on two CPU
 cores ({precision}), final training loss {loss:.3f} nats per token. Rows are drawn from
 
-- dialogues of the loan-desk simulator (`train` phrasings only; agents from careful to rude), 50% of the rows,
-  rising to 85% while the learning rate falls; and
+- dialogues of the loan-desk simulator (`train` phrasings only; careful to rude agents), {share[0]:.0%} of the rows,
+  rising to {share[1]:.0%} while the learning rate falls; and
 {sources}
 
 No evaluation set, no `dev` or `test` split and no held-out phrasing was read. The Schema-Guided Dialogue and

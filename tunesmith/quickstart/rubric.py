@@ -86,9 +86,15 @@ def _any(*patterns: str) -> re.Pattern:
 # --- garbled, rude, courteous ---------------------------------------------------------
 
 FUNCTION_WORDS = frozenset(
-    "a about after all am an and any are as at be been before but by can cannot do does for from get had has have "
-    "here how i if in is it just me my no not of on once or our out over so some than that the them then there they "
-    "this to too until up us was we what when where which while who will with within would you your".split()  # noqa: SIM905
+    re.findall(
+        r"\w+",
+        """
+    a about after all am an and any are as at be been before but by can cannot do does for from get had
+    has have here how i if in is it just me my no not of on once or our out over so some than that the
+    them then there they this to too until up us was we what when where which while who will with within
+    would you your
+    """,
+    )
 )
 
 
@@ -189,8 +195,8 @@ def _products(scenario: Scenario) -> list[desk.Product]:
 
 def _named_products(text: str) -> list[str]:
     """Keys of the loans a text names, in order of first mention."""
-    found = {p.key: re.search(p.pattern, text) for p in desk.PRODUCTS.values()}
-    return sorted((k for k, m in found.items() if m), key=lambda k: found[k].start())
+    found = [(m.start(), p.key) for p in desk.PRODUCTS.values() if (m := re.search(p.pattern, text))]
+    return [key for _, key in sorted(found)]
 
 
 def _disclosure(text: str) -> bool:
