@@ -170,3 +170,16 @@ def test_a_tokenizer_without_eos_is_refused():
     tok.eos_token = None
     with pytest.raises(ModelError, match="no eos"):
         Chat(tok)
+
+
+@pytest.mark.parametrize("template", [tiny.CHATML, None])
+def test_a_greeting_before_the_first_user_turn_is_context(template):
+    """It answers nothing, and templates refuse to render the empty prompt before it."""
+    chat = Chat(merging(template))
+    talk = (said("yo"), user("hi"), said("bye"))
+    rendered = chat.render(talk)
+    assert [p.removesuffix(chat.tokenizer.decode([chat.end])) for p in learned(chat, rendered)] == ["bye"]
+    head = chat.prompt(talk[:2])
+    assert "yo" in chat.tokenizer.decode(head) and list(rendered.tokens[:len(head)]) == head
+    with pytest.raises(DataError, match="no assistant turn"):
+        chat.render(talk[:1])

@@ -54,7 +54,8 @@ class Chat:
         return [*self._encode(text), self.end]
 
     def render(self, messages: Conversation) -> Rendered:
-        """The whole conversation; assistant turns of positive weight are learned, their end of turn included.
+        """The whole conversation; assistant turns of positive weight are learned, their end of turn included;
+        a greeting before the first user turn is context only.
 
         Raises:
             DataError: not one token would be learned.
@@ -66,12 +67,15 @@ class Chat:
         return Rendered(tuple(tokens), tuple(weight))
 
     def _pieces(self, messages: Conversation, text: str | None) -> tuple[list[int], list[float], str]:
-        """(tokens, weights) up to the last assistant turn, and what of `text` comes behind it."""
+        """(tokens, weights) up to the last assistant turn, and what of `text` comes behind it.
+
+        An assistant turn that opens the conversation answers nothing, so it is context, like a user turn.
+        """
         tokens: list[int] = []
         weight: list[float] = []
         before, content = "", None
         for i, message in enumerate(messages):
-            if message.role == "assistant":
+            if message.role == "assistant" and i:
                 start = self._text(messages[:i], generation=True)
                 context = self._encode(self._behind(start, before, content), first=not tokens)
                 answer = self.answer(message.content)

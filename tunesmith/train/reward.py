@@ -199,9 +199,11 @@ def assess(model: RewardModel, items: Sequence[Item]) -> dict[str, Any]:
         thumbs = np.array([x for i in items for x in i.group.labels])
         return {"labels": len(thumbs), "auc": auc(scores, thumbs > 0.5)}
     better, worse = np.array(preferred).T
-    first, second = np.minimum(better, worse), np.maximum(better, worse)  # an order that does not know the answer
+    names = np.array([fingerprint(a) for i in items for a in i.tree.answers])
+    swap = names[better] > names[worse]  # an order that does not know the answer: files put the chosen one first
+    first, second = np.where(swap, worse, better), np.where(swap, better, worse)
     raw = scores / float(model.head.gain)
-    fit = calibration(1 / (1 + np.exp(raw[second] - raw[first])), better < worse)
+    fit = calibration(1 / (1 + np.exp(raw[second] - raw[first])), ~swap)
     accuracy = wilson(int((scores[better] > scores[worse]).sum()), len(better))
     return {"pairs": len(better), "accuracy": accuracy.to_dict(), "calibration_error": fit.ece, "brier": fit.brier,
             "calibration": [{"predicted": b.predicted, "observed": b.observed.to_dict()} for b in fit.bins]}
