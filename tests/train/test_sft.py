@@ -5,7 +5,7 @@ import math
 import pytest
 import tiny
 import torch
-from conftest import ask, weights
+from lab import ask, weights
 
 from tunesmith.contracts import Sampling
 from tunesmith.errors import DataError, UserError

@@ -1,0 +1,146 @@
+"""Stop anywhere, resume, and end with the same weights bit for bit; and what must stop a run."""
+
+import json
+import math
+
+import pytest
+import torch
+from lab import weights
+from safetensors.torch import load_file, save_file
+
+from tunesmith.errors import TrainingStopped, UserError
+from tunesmith.model import adapters
+from tunesmith.store.publish import verify
+from tunesmith.train import ppo, reward, sft
+
+PPO = {
+    "value adapter": {},
+    "value trunk": {"value": "trunk"},
+    "value shared": {"value": "shared"},
+    "adaptive KL": {"kl_target": 0.05, "kl_horizon": 20},
+    "recompute, ptx, entropy": {"old_logprobs": "recompute", "ptx": "demos", "ptx_coef": 0.5, "entropy_coef": 0.01},
+}
+CASES = [("sft", {}), ("reward", {}), ("reward", {"loss": "plackett-luce"}), *(("ppo", c) for c in PPO.values())]
+NAMES = ["sft", "reward", "reward plackett-luce", *(f"ppo {name}" for name in PPO)]
+
+
+class Killed(Exception):
+    pass
+
+
+def run(lab, command, changes, base=None, **how):
+    base = base or lab.base()
+    settings = getattr(lab, command)(**changes)
+    if command == "reward":
+        return reward.train(lab.workspace, base, settings, lab.groups, **how)
+    return {"sft": sft, "ppo": ppo}[command].train(lab.workspace, base, settings, **how)
+
+
+def kill_at(step):
+    def progress(done, total, metrics):
+        assert total >= 4
+        if done == step:
+            raise Killed
+    return progress
+
+
+def newest(lab):
+    return max(lab.workspace.runs(), key=lambda r: r.created)
+
+
+@pytest.mark.parametrize(("command", "changes"), CASES, ids=NAMES)
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(lab, command, changes):
+    """Checklist 38. Stopped at step 3, one past the checkpoint of step 2: step 3 is made again, exactly.
+
+    Weights, value head, moments, schedule, data order, rollout seeds and the KL coefficient all have to be right.
+    """
+    whole = run(lab, command, changes)
+    lines = lab.workspace.run(whole.lineage["run"]).metrics()
+    with pytest.raises(Killed):
+        run(lab, command, changes, progress=kill_at(3))
+    broken = newest(lab)
+    assert broken.status == "failed" and broken.latest()[0] == 2 and len(broken.metrics()) == 3
+    again = run(lab, command, changes, resume=broken)
+    assert weights(again) == weights(whole)
+    assert newest(lab).metrics() == lines
+    assert lab.workspace.run(broken.id).status == "finished" and again.lineage["run"] == broken.id
+    if changes.get("kl_target"):
+        assert len({m["kl_coefficient"] for m in lines}) > 2
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_before_the_first_and_after_the_last_step(lab, step):
+    """Checklist 38: no checkpoint yet means from the start; all steps done means publish only."""
+    changes = {"checkpoint_every": 2}
+    whole = run(lab, "ppo", changes)
+    with pytest.raises(Killed):
+        run(lab, "ppo", changes, progress=kill_at(step))
+    assert weights(run(lab, "ppo", changes, resume=newest(lab))) == weights(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_result_is_the_same(lab):
+    """Checklist 39: what a crash left half-written is never picked up."""
+    changes = {"checkpoint_every": 1}
+    whole = run(lab, "sft", changes)
+    with pytest.raises(Killed):
+        run(lab, "sft", changes, progress=kill_at(4))
+    broken = newest(lab)
+    step, folder = broken.latest()
+    file = folder / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+    assert step == 4 and broken.latest()[0] == 3
+    assert weights(run(lab, "sft", changes, resume=broken)) == weights(whole)
+
+
+@pytest.mark.parametrize("command", ["sft", "reward", "ppo"])
+def test_a_checkpoint_without_moments_is_an_error(lab, command):
+    """Checklist 39: an error, not a warning. The manifest is made to fit, so that only the learner can notice."""
+    with pytest.raises(Killed):
+        run(lab, command, {}, progress=kill_at(2))
+    _, folder = newest(lab).latest()
+    name = {"sft": "policy", "reward": "reward", "ppo": "value"}[command]
+    file = folder / f"{name}.safetensors"
+    tensors = load_file(file)
+    lost = next(k for k in tensors if k.startswith("exp_avg_sq/"))
+    kept = {k: v for k, v in tensors.items() if k != lost}
+
+    def write(target):
+        for f in folder.iterdir():
+            if f.name != "manifest.json":
+                (target / f.name).write_bytes(f.read_bytes())
+        save_file(kept, target / f"{name}.safetensors", metadata={"done": json.dumps(2)})
+
+    newest(lab).checkpoint(2, write)
+    verify(folder)
+    with pytest.raises(TrainingStopped, match="lacks exp_avg_sq"):
+        run(lab, command, {}, resume=newest(lab))
+
+
+@pytest.mark.parametrize("command", ["sft", "reward", "ppo"])
+def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(lab, command):
+    """A weight becomes NaN during step 3; resumed from step 2 the run ends as if nothing had happened."""
+    whole = run(lab, command, {})
+    base = lab.base()
+    slot = {"sft": "policy", "reward": "reward", "ppo": "policy"}[command]
+
+    def poison(done, total, metrics):
+        if done == 3:
+            with torch.no_grad():
+                next(iter(adapters.parameters(base, slot).values())).fill_(math.nan)
+
+    with pytest.raises(TrainingStopped, match="at step"):
+        run(lab, command, {}, base=base, progress=poison)
+    broken = newest(lab)
+    assert broken.status == "stopped" and "checkpoint is kept" in broken.summary["error"]
+    assert broken.latest()[0] == 2
+    assert weights(run(lab, command, {}, resume=broken)) == weights(whole)
+
+
+def test_a_finished_run_or_one_whose_data_changed_is_refused(lab):
+    done = run(lab, "sft", {})
+    with pytest.raises(UserError, match="has finished"):
+        run(lab, "sft", {}, resume=lab.workspace.run(done.lineage["run"]))
+    with pytest.raises(Killed):
+        run(lab, "reward", {}, progress=kill_at(2))
+    with pytest.raises(UserError, match="its comparisons has changed"):
+        reward.train(lab.workspace, lab.base(), lab.reward(), lab.groups[:-5], resume=newest(lab))
