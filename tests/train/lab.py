@@ -3,11 +3,10 @@
 import hashlib
 import random
 
-import tiny
 import torch
 
 from tunesmith.model import base as bases
-from tunesmith.records import Answer, AnswerGroup, Demonstration, Message, Prompt
+from tunesmith.records import Answer, AnswerGroup, Message, Prompt
 from tunesmith.settings import PpoSettings, RewardSettings, SftSettings
 from tunesmith.store.workspace import Workspace
 

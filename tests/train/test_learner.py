@@ -54,7 +54,7 @@ def test_warmup_rises_and_decay_falls_linearly():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops(value):
     w, learner = make()
-    with pytest.raises(TrainingStopped, match="loss became (nan|inf) at step 1"):
+    with pytest.raises(TrainingStopped, match=r"loss became (nan|inf) at step 1"):
         pull(learner, w, (value, 1.0))
     assert w.tolist() == [1.0, 2.0] and learner.done == 0
 

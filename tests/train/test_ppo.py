@@ -24,8 +24,9 @@ def prepare(lab, dtype=None, **changes):
 
 
 def roll(base, roles, prompts, settings, recompute=False):
-    return collect(roles.engine, prompts, roles.reward, roles.value, Sampling(settings.max_tokens, settings.temperature),
-                   version=0, recompute=recompute, layout=settings.layout)
+    sampling = Sampling(settings.max_tokens, settings.temperature)
+    return collect(roles.engine, prompts, roles.reward, roles.value, sampling, version=0, recompute=recompute,
+                   layout=settings.layout)
 
 
 def gradient(learner):
@@ -162,7 +163,7 @@ def test_clipped_gradients_reach_the_optimizers(lab):
 
 @pytest.mark.parametrize("value", ["adapter", "shared"])
 def test_micro_batches_and_layouts_give_the_gradient_of_the_minibatch(lab, monkeypatch, value):
-    """Checklists 32 and 37. Log-probs are float32 whatever the base, hence 1e-6 and not 1e-10 here; see test_op_losses."""
+    """Checklists 32 and 37. Log-probs are float32 whatever the base, hence 1e-6 here and 1e-10 in test_op_losses."""
     base, roles, prompts, settings = prepare(lab, torch.float64, value=value, entropy_coef=0.01)
     r = roll(base, roles, prompts, settings)
     table, _ = ppo.credit(r, 0.1, settings)

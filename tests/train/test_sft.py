@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_adapter_bit_for_bit(lab):
 
 def test_training_after_an_adapter_starts_from_its_weights(lab):
     """The first loss is the parent's, and the parent stays as it was."""
-    base, learner, _ = prepare(lab)
+    base = prepare(lab)[0]
     adapters.load(base, "policy", lab.workspace.adapter("sft").path)
     settings = lab.sft(after="sft")
     trees, _ = sft.encode(base, list(lab.workspace.dataset("demos").rows()), 256)

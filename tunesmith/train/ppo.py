@@ -61,9 +61,12 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
                              f"{base.spec} ({base.hash}): policy and reward model share one base")
     data = workspace.dataset(settings.prompts)
     prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
-    mixed = sft.encode(base, list(workspace.dataset(settings.ptx).rows()), base.context)[0] if settings.ptx else []
+    ptx = workspace.dataset(settings.ptx) if settings.ptx else None
+    mixed = sft.encode(base, list(ptx.rows()), base.context)[0] if ptx else []
+    sources = {d.name: d.fingerprint for d in (data, ptx) if d}
     roles = attach(base, start.path, judge.path, settings)
-    inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash}
+    inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash,
+              **({"ptx": ptx.fingerprint} if ptx else {})}
     with session(workspace, "ppo", settings, inputs, settings.updates, resume, progress) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
         for update in range(run.resume(lambda folder: load(folder, roles)), settings.updates):
@@ -78,7 +81,7 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
                 run.summary["stopped_by"] = f"KL {metrics['kl']:.2f} passed max_kl"
                 break
         return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                           {data.name: data.fingerprint}, {"policy": str(start), "reward": str(judge)})
+                           sources, {"policy": str(start), "reward": str(judge)})
 
 
 def encode(base: Base, prompts: Sequence[list[int]], room: int) -> tuple[list[list[int]], dict[str, int]]:
