@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_mod
 from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
@@ -51,14 +51,14 @@ def load(base: Base, name: str, folder: Path) -> None:
     if result.unexpected_keys:
         raise ModelError(f"adapter {folder}: has weights that base {base.spec} has no place for, "
                          f"{result.unexpected_keys[0]} first")
-    if lacking := sorted(get_peft_model_state_dict(base.peft, adapter_name=name).keys() - state.keys()):
+    if lacking := sorted(_state(base, name).keys() - state.keys()):
         raise ModelError(f"adapter {folder}: lacks weights that base {base.spec} expects, {lacking[0]} first")
 
 
 def copy(base: Base, source: str, target: str) -> None:
     """A second adapter `target` with the same weights; it shares no memory with `source`."""
     _add(base, target, base.peft.peft_config[source])
-    state = get_peft_model_state_dict(base.peft, adapter_name=source)
+    state = _state(base, source)
     set_peft_model_state_dict(base.peft, {k: v.clone() for k, v in state.items()}, adapter_name=target)
 
 
@@ -80,7 +80,7 @@ def parameters(base: Base, name: str) -> dict[str, nn.Parameter]:
 
 def save(base: Base, name: str, folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them."""
-    state = get_peft_model_state_dict(base.peft, adapter_name=name, save_embedding_layers=False)
+    state = _state(base, name)
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     config = base.peft.peft_config[name]
     was, config.inference_mode = config.inference_mode, True
@@ -113,6 +113,12 @@ def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
     for p in chosen.values():
         p.requires_grad_(True)
     return chosen
+
+
+def _state(base: Base, name: str) -> dict[str, Tensor]:
+    """An adapter's tensors by their PEFT names; told not to ask a hub whether the vocabulary has changed."""
+    state: dict[str, Tensor] = get_peft_model_state_dict(base.peft, adapter_name=name, save_embedding_layers=False)
+    return state
 
 
 def _switch(base: Base, name: str) -> None:
