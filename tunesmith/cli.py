@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
@@ -76,6 +77,8 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 on success, 2 on a person's mistake with one clear line on stderr."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # libraries' notes to developers; python -W default shows them
     try:
         command = _parse(sys.argv[1:] if argv is None else list(argv))
         terminal = Terminal(command.json)
