@@ -54,7 +54,8 @@ def test_the_whole_loop_by_commands(base: Path, root: Path, capsys: pytest.Captu
     assert made["held_out"]["pairs"] == 2 * made["held_out_groups"]  # ties make no pair
     run("ppo", "--policy", "m", "--reward", "taste", "--prompts", "asks", "--name", "p", "--updates", "2", "--episodes",
         "4", "--max-tokens", "8")
-    report = run("evaluate", "p", "--against", "base", "m", "--prompts", "asks", "--judge", "taste", "--max-tokens", "8")
+    report = run("evaluate", "p", "--against", "base", "m", "--prompts", "asks", "--judge", "taste", "--max-tokens",
+                 "8")
     assert [m["name"] for m in report["models"]] == ["base", "m", "p"]
     assert (root / "workspace/reports/report/report.html").is_file()
     assert {r["status"] for r in run("runs")["runs"]} == {"finished"}
@@ -78,7 +79,9 @@ def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     (["sft", "--data", "d"], '"name" is required'),
     (["sft", "--data", "d", "--name", "n", "--rank", "0"], "greater than or equal to 1"),
     (["sft", "--base", "loan-desk", "--data", "nothing", "--name", "n"], "nothing"),
-    (["frobnicate"], "invalid choice"),
+    (["frobnicate"], "there is"),
+    (["evalute"], 'did you mean "evaluate"'),
+    (["sft", "--bas", "x"], 'did you mean "--base"'),
     (["import", "missing.jsonl", "--as", "prompts", "--name", "x"], "missing.jsonl"),
     (["collect", "--prompts", "d", "--answers", "1"], "greater than or equal to 2"),
     (["runs", "show"], "which one"),
@@ -121,6 +124,11 @@ def test_mistakes_that_need_a_base(base: Path, root: Path, capsys: pytest.Captur
     assert "not prompts" in mistake(capsys, "collect", "--base", str(base), "--prompts", "demos")
     told = mistake(capsys, "collect", "--base", str(base), "--prompts", "long", "--max-tokens", "8")
     assert "leaves no room" in told
+    assert cli.main(["sft", "--base", str(base), "--data", "demos", "--name", "m"]) == 0
+    capsys.readouterr()
+    assert "who judges" in mistake(capsys, "evaluate", "m", "--prompts", "long")
+    assert "no scenario" in mistake(capsys, "evaluate", "m", "--prompts", "long", "--judge", "loan-desk")
+    assert "m@1" in mistake(capsys, "evaluate", "m", "--prompts", "long", "--judge", "m")
     assert "not built yet" in mistake(capsys, "sft", "--base", str(base), "--data", "demos", "--name", "n", "--adapter",
                                       "prefix")
 

@@ -41,12 +41,18 @@ LISTINGS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that names the nearest flag for a mistyped one."""
+    """argparse that takes no abbreviations and names the nearest flag or word for a mistyped one."""
+
+    def __init__(self, **known: Any):
+        super().__init__(allow_abbrev=False, **known)
 
     def error(self, message: str) -> NoReturn:
         if match := re.search(r"unrecognized arguments: (--[\w-]+)", message):
             message = f"unknown flag {match[1]}{nearest(match[1], self.flags())}"
-        raise SettingsError(f"{self.prog}: {message}")
+        elif match := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w-]+", match[2])
+            message = f'unknown word "{match[1]}"{nearest(match[1], known)}'
+        raise SettingsError(f"{self.prog}: {message}".removeprefix("tunesmith: "))
 
     def flags(self) -> list[str]:
         """Every long flag of this command."""

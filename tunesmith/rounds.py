@@ -208,8 +208,9 @@ def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -
 def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
     """Models against baselines on held-out prompts -> report.json and report.html under reports/NAME."""
     prompts = _limited(shop.workspace.dataset(settings.prompts), settings.limit)
-    drawn = answers(shop, settings, prompts)
     who = judge(shop, settings.judge)
+    who.scorer.score(prompts[0], ["a judge that cannot judge these prompts says so before anything is sampled"])
+    drawn = answers(shop, settings, prompts)
     rewarded = _rewards(shop, settings.reward, prompts, drawn)
     done = 0
 
@@ -303,6 +304,8 @@ def judge(shop: Shop, name: str) -> Judge:
     Raises:
         NotFound: neither.
     """
+    if not name:
+        raise UserError(f"who judges? give --judge a reward model of the workspace, or {' or '.join(shop.judges)}")
     if name in shop.judges:
         return shop.judges[name]()
     from tunesmith.model.scorer import RewardModel

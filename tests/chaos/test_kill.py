@@ -23,8 +23,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "
 COMMANDS = {
     "sft": ["sft", "--base", "{base}", "--data", "demos", "--name", "out", "--epochs", "12", "--batch", "4",
             "--checkpoint-every", "3"],
-    "reward": ["reward", "--model", "start", "--comparisons", "taste", "--name", "out", "--epochs", "16", "--batch", "4",
-               "--checkpoint-every", "3"],
+    "reward": ["reward", "--model", "start", "--comparisons", "taste", "--name", "out", "--epochs", "16", "--batch",
+               "4", "--checkpoint-every", "3"],
     "ppo": ["ppo", "--policy", "start", "--reward", "judge", "--prompts", "prompts", "--name", "out", "--updates", "12",
             "--episodes", "8", "--max-tokens", "12", "--kl-target", "2", "--checkpoint-every", "2"],
 }

@@ -162,6 +162,6 @@ def test_the_page_renders_in_a_browser(tmp_path):
     if not chromium:
         pytest.skip("no chromium")
     page = write(tmp_path, report())
-    dom = subprocess.run([chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/c",  # noqa: S603
+    dom = subprocess.run([chromium, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/c",
                           "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60).stdout
     assert "preferred over SFT" in dom and dom.count("<svg") >= 6

@@ -53,7 +53,8 @@ def load(folder: Path, device: torch.device) -> ScalarHead:
         ModelError: the adapter has none, so it is not a reward model.
     """
     if not (folder / FILE).is_file():
-        raise ModelError(f"{folder.name}: this adapter has no scalar head, so it is not a reward model")
+        raise ModelError(f"{folder.parent.name}@{folder.name} has no scalar head, so it is not a reward model; make "
+                         "one with: tunesmith reward")
     state = load_file(folder / FILE)
     head = ScalarHead(state["linear.weight"].shape[1])
     head.load_state_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tunesmith.errors import UserError
 from tunesmith.evaluate.report import Metric
 from tunesmith.quickstart import rubric
 from tunesmith.quickstart.customers import Scenario
@@ -24,8 +25,15 @@ class Gold:
     """`contracts.Scorer`: the rubric's score. It judges and simulates labelers; no training reads it."""
 
     def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
-        scenario = Scenario.from_dict(prompt.facts["scenario"])
+        scenario = _scenario(prompt)
         return [rubric.gold(scenario, a) for a in answers]
+
+
+def _scenario(prompt: Prompt) -> Scenario:
+    if "scenario" not in prompt.facts:
+        raise UserError("the loan desk's rubric judges only its own customers: these prompts carry no scenario in "
+                        "their facts; judge them with a reward model")
+    return Scenario.from_dict(prompt.facts["scenario"])
 
 
 def to_prompt(scenario: Scenario) -> Prompt:
@@ -36,7 +44,7 @@ def to_prompt(scenario: Scenario) -> Prompt:
 
 def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
     """The rubric's findings on one answer, None where a guideline does not apply."""
-    scenario = Scenario.from_dict(prompt.facts["scenario"])
+    scenario = _scenario(prompt)
     verdict = rubric.check(scenario, answer)
     return {
         "adherence": verdict.adherence,

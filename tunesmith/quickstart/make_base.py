@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -307,7 +308,7 @@ def replies_of(
     replies = []
     for i in range(0, len(scenarios), 50):
         prompts = [s.messages for s in scenarios[i : i + 50]]
-        inputs = tokenizer.apply_chat_template(
+        inputs: Any = tokenizer.apply_chat_template(
             prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
         out = model.generate(
