@@ -168,7 +168,7 @@ def loss_of(model: LlamaForCausalLM, batch: torch.Tensor, bfloat16: bool) -> tor
     """
     inputs = batch[:, :-1]
     index = torch.arange(inputs.shape[1]).expand_as(inputs)
-    begins = torch.where(inputs == model.config.bos_token_id, index, 0).cummax(dim=1).values
+    begins = (index * inputs.eq(model.config.bos_token_id)).cummax(dim=1).values
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         logits = model(input_ids=inputs, position_ids=index - begins, use_cache=False).logits
     return cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
@@ -288,8 +288,9 @@ def save(model: LlamaForCausalLM, out: Path) -> None:
         max_new_tokens=MAX_NEW_TOKENS,
     )
     LlamaForCausalLM(model.config)  # raises here, before the write, if the config is not loadable
-    model.to(torch.bfloat16).save_pretrained(out)
-    model.to(torch.float32)
+    module: Any = model  # transformers' own hints hide torch's `to`
+    module.to(torch.bfloat16).save_pretrained(out)
+    module.to(torch.float32)
 
 
 # --- measuring and the card -----------------------------------------------------------
@@ -304,14 +305,14 @@ def replies_of(
 ) -> list[str]:
     """One sampled reply per scenario."""
     torch.manual_seed(seed)
-    model.eval()
-    replies = []
+    generator: Any = model.eval()
+    replies: list[str] = []
     for i in range(0, len(scenarios), 50):
         prompts = [s.messages for s in scenarios[i : i + 50]]
         inputs: Any = tokenizer.apply_chat_template(
             prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
-        out = model.generate(
+        out = generator.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             do_sample=True,
