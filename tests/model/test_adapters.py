@@ -172,7 +172,7 @@ def test_a_new_process_gets_bit_equal_scores_and_hidden_states(saved, tmp_path):
     with adapters.active(base, "reward"):
         mine = states(base).flatten().tolist()
     command = [sys.executable, "-c", ELSEWHERE, str(saved["llama"]), str(tmp_path)]
-    out = subprocess.run(command, capture_output=True, text=True,  # noqa: S603  (our own lines)
+    out = subprocess.run(command, capture_output=True, text=True,
                          check=True, cwd=Path(__file__).parents[2])
     assert json.loads(out.stdout.splitlines()[-1]) == [[s.hex() for s in scores], [x.hex() for x in mine]]
     assert len(set(scores)) == 3
