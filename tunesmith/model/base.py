@@ -34,6 +34,7 @@ class Base:
         self.peft: Any = None  # this and the next two belong to model.adapters
         self.role: str | None = None  # what the layers compute now; None: unknown
         self.inside: str | None = None  # the innermost `active`
+        self.takes_trees: bool | None = None  # found out by model.batch on first use
         self.hash = _weights_hash(model)
 
     @property
@@ -116,6 +117,8 @@ def load(path: str, spec: str = "", device: str | None = None, dtype: torch.dtyp
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(f"base {path}: cannot be loaded as a causal language model from a directory or the Hugging "
                          f"Face hub: {first}") from e
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # SDPA cannot cap its scores
     return Base(model.to(device), tokenizer, spec or path)
 
 

@@ -7,6 +7,7 @@ answer with its prompt, and the oracle that the tests hold the tree against.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tunesmith.model.attention import Span, layout
+from tunesmith.model.attention import NAME, Span, layout
 from tunesmith.model.base import Base
 
 Layout = Literal["tree", "padded"]
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference of hidden states between the layouts, as a share of the largest hidden state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,36 @@ def build(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Batch:
 
 
 def hidden(base: Base, batch: Batch, way: Layout = "tree") -> Tensor:
-    """Hidden states of the stream after the final norm, [T, D], with the adapter that is active."""
-    return _tree(base, batch) if way == "tree" else _padded(base, batch)
+    """Hidden states of the stream after the final norm, [T, D], with the adapter that is active.
+
+    A base whose attention cannot take the tree goes the padded way, after saying so once on stderr.
+    """
+    if way == "tree" and base.takes_trees is None:
+        reason = _self_check(base)
+        base.takes_trees = not reason
+        if reason:
+            print(f"warning: base {base.spec}: {reason}; falling back to padded rows, which is slower", file=sys.stderr)
+    return _tree(base, batch) if way == "tree" and base.takes_trees else _padded(base, batch)
+
+
+@torch.no_grad()
+def _self_check(base: Base) -> str:
+    """Why this base cannot take trees, or nothing: the tree layout is held against the plain one on a small batch."""
+    config = base.model.config
+    window = getattr(config, "sliding_window", None) or 0
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if slides and 0 < window < base.context:
+        return f"its attention slides over a window of {window} tokens"
+    if config._attn_implementation != NAME:
+        return f"its attention needs transformers' {config._attn_implementation} implementation"
+    words = [(7 * i + 3) % base.model.get_input_embeddings().num_embeddings for i in range(23)]
+    parts = [tuple(words[a:b]) for a, b in ((0, 5), (5, 8), (8, 14), (14, 17), (17, 23))]
+    trees = [Tree(parts[0], (parts[1], parts[2])), Tree(parts[3], (parts[4],))]
+    batch = build(trees, base.device)
+    plain, tree = _padded(base, batch).float(), _tree(base, batch).float()
+    error = float((plain - tree).abs().max() / plain.abs().max().clamp_min(1e-6))
+    limit = TOLERANCE[next(base.model.parameters()).dtype]
+    return "" if error <= limit else f"its hidden states differ between the tree and the plain layout by {error:.1e}"
 
 
 def split(trees: Sequence[Tree], budget: int) -> Iterator[list[int]]:
