@@ -2,7 +2,7 @@
 
 Demonstrations (Taskmaster-4) -> SFT; people's thumbs on single actions (Taskmaster-3 and -4: coffee and movie tickets)
 -> reward model; both -> PPO on the coffee contexts. `dev` contexts, of other conversations, measure. An action is
-words or one API call written as JSON; `coffee_turns.py` holds the format.
+words or one API call; `coffee_turns.py` holds the format.
 
 PPO raises the reward model's score by construction. Whether that is progress shows in what PPO never sees: does a
 call parse, and is the action the one that a person approved of.
@@ -38,7 +38,7 @@ from tunesmith.terminal import Terminal
 DEMONSTRATIONS, FEEDBACK = "customer_service/tm4_coffee_dialogues", "preferences/task_agent_feedback"
 COFFEE, MOVIES = DOMAINS = ("coffee_ordering", "movie_tickets")
 ABOUT = {"source": "github.com/google-research-datasets/Taskmaster", "licence": "CC BY 4.0"}
-PLAN = {"room": 320, "demonstrations": 1500, COFFEE: 2350, MOVIES: 1000, "dev": 400, "updates": 16, "episodes": 48,
+PLAN = {"room": 320, "demonstrations": 2400, COFFEE: 2350, MOVIES: 800, "dev": 400, "updates": 12, "episodes": 48,
         "answer": 120}
 FAST = {"room": 160, "demonstrations": 16, COFFEE: 16, MOVIES: 8, "dev": 8, "updates": 2, "episodes": 4, "answer": 12}
 """Tokens of context (the newest turns that fit); rows of each kind; PPO's updates and episodes; tokens of an action."""
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                  f"{prompts.count} contexts for PPO; {dict(counts)}")
 
     # 3. The three steps of learning from human feedback.
-    sft = rounds.sft(shop, SftSettings(base=args.base, data=demos.name, name=named(args, "coffee-sft"), epochs=1,
+    sft = rounds.sft(shop, SftSettings(base=args.base, data=demos.name, name=named(args, "coffee-sft"), epochs=2,
                                        batch=16, lr=2e-3, seed=args.seed))
     reward = rounds.reward(shop, RewardSettings(model=str(sft), comparisons=train.name, held_out=0.0, batch=16,
                                                 lr=1e-3, name=named(args, "coffee-reward"), seed=args.seed))

@@ -1,12 +1,16 @@
 """The message format of `coffee_agent.py`: Taskmaster's messages as chat turns, and an action read back.
 
-The agent's turn is either words or one API call written as JSON; the API's response is a `tool` turn.
+The agent's turn is either words or one API call; the API's response is a `tool` turn. Calls and responses are written
+for a small model: JSON without quotes and underscores, in round brackets, as in (get menu items: (query: mocha)).
+Curly brackets never occurred in the bundled base's pretraining, so their frozen embeddings are one and the same vector,
+which no adapter can tell apart.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,6 +19,7 @@ from typing import Any
 from tunesmith.model.base import Base
 
 ROLES = {"user": "user", "agent": "assistant", "api": "tool"}
+ROUND, CURLY = str.maketrans("{}", "()"), str.maketrans("()", "{}")
 MARKS = 8
 """Tokens around a turn's text, at most."""
 
@@ -26,12 +31,17 @@ def turns(messages: Sequence[Row]) -> Turns:
     """Taskmaster's messages as chat turns; neighbours of one role become one turn."""
     out: Turns = []
     for m in messages:
-        text = m.get("text") or json.dumps(m.get("api") or m.get("response"))
+        text = m.get("text") or written(m.get("api") or m.get("response"))
         if out and out[-1]["role"] == ROLES[m["role"]]:
             out[-1]["content"] += "\n" + text
         else:
             out.append({"role": ROLES[m["role"]], "content": text})
     return out
+
+
+def written(call: Any) -> str:
+    """A call or a response without quotes; marks of the format inside a name or value become spaces."""
+    return re.sub(r'"([^"]*)"', lambda m: re.sub(r"[^\w.&'%$/-]|_", " ", m[1]), json.dumps(call)).translate(ROUND)
 
 
 def demonstrations(base: Base, dialogues: Sequence[Sequence[Row]], room: int, seed: int,
@@ -81,10 +91,15 @@ def window(base: Base, chat: Turns, room: int, left_out: Counter[str], what: str
 
 def parsed(action: str) -> tuple[str, Any]:
     """("call", {function: arguments}), ("words", ...) or ("broken", ...), such that equal actions are equal."""
-    if not action.lstrip().startswith("{"):
+    if not action.lstrip().startswith("("):
         return "words", " ".join(action.lower().split())
     try:
-        call = json.loads(action)
+        call = json.loads(re.sub(r"[^()\[\]:,]+", quoted, action).translate(CURLY))
     except json.JSONDecodeError:
         return "broken", action
     return ("call", call) if len(call) == 1 and isinstance(next(iter(call.values())), dict) else ("broken", action)
+
+
+def quoted(text: re.Match[str]) -> str:
+    """What stands between brackets, colons and commas, as a JSON string."""
+    return json.dumps(text[0].strip()) if text[0].strip() else ""

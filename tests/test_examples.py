@@ -88,14 +88,16 @@ def test_the_message_format_of_the_coffee_agent(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     coffee = importlib.import_module("coffee_turns")
     chat = coffee.turns([{"role": "agent", "text": "Hi."}, {"role": "user", "text": "tea"},
-                         {"role": "user", "text": "hot"}, {"role": "agent", "api": {"find": {"q": "tea"}}},
-                         {"role": "api", "response": {"find": {}}}])
+                         {"role": "user", "text": "hot"}, {"role": "agent", "api": {"find_item": {"q": "tea"}}},
+                         {"role": "api", "response": {"items": [{"id": "t-1"}]}}])
+    assert chat[2]["content"] == "(find item: (q: tea))"
     assert [t["role"] for t in chat] == ["assistant", "user", "assistant", "tool"]
     assert chat[1]["content"] == "tea\nhot"
-    call = ("call", {"find": {"q": "tea"}})
-    assert coffee.parsed(chat[2]["content"]) == call == coffee.parsed('{"find":{"q":"tea"}}')
+    call = ("call", {"find item": {"q": "tea"}})
+    assert coffee.parsed(chat[2]["content"]) == call == coffee.parsed('(find item:( q:tea))')
     assert coffee.parsed("Hot  Tea?") == ("words", "hot tea?")
-    for broken in ('{"find": {"q": ', '{"find": "tea"}', '{"a": {}, "b": {}}', "{}"):
+    assert coffee.parsed("(a: (b: [(c: d), (c: e)]))") == ("call", {"a": {"b": [{"c": "d"}, {"c": "e"}]}})
+    for broken in ("(find: (q: ", "(find: (q))", "(find: tea)", "(a: (), b: ())", "()", "(a: (b: c)) d"):
         assert coffee.parsed(broken)[0] == "broken"
 
 
