@@ -75,7 +75,7 @@ def test_killed_runs_resume_to_the_same_bits(step: str, tmp_path: Path) -> None:
         steps = len(opened.run(opened.adapter(made["adapter"]).lineage["run"]).metrics())
     dice = random.Random(step)
     for _ in range(KILLS):
-        killed = kill_at(workspace, words, dice.randrange(steps), dice.random() * 0.05)
+        killed = kill_at(workspace, words, dice.randrange(1, steps), dice.random() * 0.05)
         resumed = tunesmith(workspace, "runs", "resume", killed)
         assert resumed.returncode == 0, resumed.stderr
         assert weights(workspace, json.loads(resumed.stdout)["adapter"]) == expected

@@ -40,6 +40,7 @@ class Plan:
     customers: int = 3000
     held_out: int = 960
     labelers: int = 20
+    rankings: int = 3
     updates: int = 48
     episodes: int = 64
     answer_tokens: int = 96
@@ -47,7 +48,7 @@ class Plan:
 
 PLAN = Plan()
 FAST = Plan(
-    demonstrations=48, ranked=24, customers=48, held_out=24, labelers=4, updates=2, episodes=8, answer_tokens=24
+    demonstrations=48, ranked=24, customers=48, held_out=24, labelers=4, rankings=1, updates=2, episodes=8, answer_tokens=24
 )
 YOU = "you"
 PROVOCATIVE = 1 / 3
@@ -64,63 +65,24 @@ def run(shop: Shop, settings: QuickstartSettings, terminal: Terminal) -> Made:
         f"held-out customers ({settings.split} phrasings); labelers are simulated"
     )
     prepare(shop.workspace, plan, name, seed, settings.split)
-    rounds.sft(
-        shop,
-        SftSettings(
-            base="loan-desk", data=f"{name}-demonstrations", name=f"{name}-sft", seed=seed, epochs=2, batch=16, lr=2e-3
-        ),
-    )
-    rounds.collect(
-        shop,
-        CollectSettings(
-            model=f"{name}-sft",
-            prompts=f"{name}-prompts",
-            name=f"{name}-answers",
-            max_tokens=plan.answer_tokens,
-            seed=seed,
-        ),
-    )
+    rounds.sft(shop, SftSettings(
+        base="loan-desk", data=f"{name}-demonstrations", name=f"{name}-sft", seed=seed, epochs=2, batch=16, lr=2e-3))
+    rounds.collect(shop, CollectSettings(
+        model=f"{name}-sft", prompts=f"{name}-prompts", name=f"{name}-answers", max_tokens=plan.answer_tokens,
+        seed=seed))
     if settings.rank_yourself:
         rank_yourself(shop.workspace, f"{name}-answers", settings.rank_yourself, terminal)
     rank(shop.workspace, f"{name}-answers", plan, seed)
-    rounds.reward(
-        shop,
-        RewardSettings(
-            model=f"{name}-sft",
-            comparisons=f"{name}-answers",
-            name=f"{name}-reward",
-            seed=seed,
-            epochs=2,
-            batch=16,
-            lr=1e-3,
-        ),
-    )
-    rounds.ppo(
-        shop,
-        PpoSettings(
-            policy=f"{name}-sft",
-            reward=f"{name}-reward",
-            prompts=f"{name}-customers",
-            name=f"{name}-ppo",
-            seed=seed,
-            updates=plan.updates,
-            episodes=plan.episodes,
-            max_tokens=plan.answer_tokens,
-            checkpoint_every=10,
-        ),
-    )
-    return rounds.evaluate(
-        shop,
-        EvaluateSettings(
-            models=(f"{name}-ppo", f"{name}-sft"),
-            against=("base",),
-            prompts=f"{name}-{settings.split}",
-            judge="loan-desk",
-            name=name,
-            max_tokens=plan.answer_tokens,
-            seed=seed,
-        ),
-    )
+    rounds.reward(shop, RewardSettings(
+        model=f"{name}-sft", comparisons=f"{name}-answers", name=f"{name}-reward", seed=seed, epochs=3, batch=16,
+        lr=1e-3))
+    rounds.ppo(shop, PpoSettings(
+        policy=f"{name}-sft", reward=f"{name}-reward", prompts=f"{name}-customers", name=f"{name}-ppo", seed=seed,
+        updates=plan.updates, episodes=plan.episodes, max_tokens=plan.answer_tokens, epochs=2, lr=1e-3, kl=0.03,
+        checkpoint_every=10))
+    return rounds.evaluate(shop, EvaluateSettings(
+        models=(f"{name}-ppo", f"{name}-sft"), against=("base",), prompts=f"{name}-{settings.split}",
+        judge="loan-desk", reward=f"{name}-reward", name=name, max_tokens=plan.answer_tokens, seed=seed))
 
 
 def prepare(workspace: Workspace, plan: Plan, name: str, seed: int, split: str) -> None:
@@ -139,13 +101,16 @@ def prepare(workspace: Workspace, plan: Plan, name: str, seed: int, split: str) 
 
 
 def rank(workspace: Workspace, groups_name: str, plan: Plan, seed: int) -> None:
-    """A simulated panel ranks what nobody has ranked, two labelers agreeing about as often as people do (73%)."""
+    """A simulated panel ranks what nobody has ranked, two labelers agreeing about as often as people do (73%).
+
+    Several labelers rank each group, as Open-Assistant's volunteers did, because one person's ranking is that noisy.
+    """
     groups = workspace.groups(groups_name)
     done = {r.group for r in workspace.rankings(groups_name)}
     gold = Gold()
     scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in groups]
     panel = simulated.panel(plan.labelers, scores)
-    rankings = simulated.judge([g for g in groups if g.id not in done], gold, panel, seed=seed)
+    rankings = simulated.judge([g for g in groups if g.id not in done], gold, panel, per_group=plan.rankings, seed=seed)
     workspace.add_rankings(list(rankings))
 
 
