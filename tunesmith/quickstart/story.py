@@ -47,9 +47,8 @@ class Plan:
 
 
 PLAN = Plan()
-FAST = Plan(
-    demonstrations=48, ranked=24, customers=48, held_out=24, labelers=4, rankings=1, updates=2, episodes=8, answer_tokens=24
-)
+FAST = Plan(demonstrations=48, ranked=24, customers=48, held_out=24, labelers=4, rankings=1, updates=2, episodes=8,
+            answer_tokens=24)
 YOU = "you"
 PROVOCATIVE = 1 / 3
 """Share of provocative customers among the held-out ones, so that rudeness is measured on a few hundred of them."""
