@@ -255,7 +255,7 @@ NEXT_STEP = _any(
     r"\bwould you like (me|us) to\b|\bshall i\b|\bdo you want me to\b",
     rf"^(then |now |so |first, ?)*{ACT}\b|\b(please|just) {ACT}\b",
     r"\byou can (now )?apply (online|on our|here)\b|\bcould you (please )?(confirm|verify|send)\b",
-    r"^(then|after that),? i will (send|take care)\b",
+    r"^(then|after that),? i will (send|do|take care)\b",
 )
 
 
