@@ -169,7 +169,7 @@ def loss_of(model: LlamaForCausalLM, batch: torch.Tensor, bfloat16: bool) -> tor
     inputs = batch[:, :-1]
     index = torch.arange(inputs.shape[1]).expand_as(inputs)
     begin = torch.tensor(model.config.bos_token_id)
-    begins = (index * inputs.eq(model.config.bos_token_id)).cummax(dim=1).values
+    begins = (index * inputs.eq(begin)).cummax(dim=1).values
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         logits = model(input_ids=inputs, position_ids=index - begins, use_cache=False).logits
     return cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
