@@ -41,7 +41,7 @@ class Plan:
     held_out: int = 960
     labelers: int = 20
     rankings: int = 3
-    updates: int = 48
+    updates: int = 60
     episodes: int = 64
     answer_tokens: int = 96
 
@@ -77,7 +77,7 @@ def run(shop: Shop, settings: QuickstartSettings, terminal: Terminal) -> Made:
         lr=1e-3))
     rounds.ppo(shop, PpoSettings(
         policy=f"{name}-sft", reward=f"{name}-reward", prompts=f"{name}-customers", name=f"{name}-ppo", seed=seed,
-        updates=plan.updates, episodes=plan.episodes, max_tokens=plan.answer_tokens, epochs=2, lr=1e-3, kl=0.03,
+        updates=plan.updates, episodes=plan.episodes, max_tokens=plan.answer_tokens, epochs=2, lr=6e-4, kl=0.15,
         checkpoint_every=10))
     return rounds.evaluate(shop, EvaluateSettings(
         models=(f"{name}-ppo", f"{name}-sft"), against=("base",), prompts=f"{name}-{settings.split}",
