@@ -152,6 +152,7 @@ def test_every_completion_is_computed_once(lab, monkeypatch):
     """Checklist 9: one forward per completion, and the prompt once for all of them."""
     base, head, learner = prepare(lab)
     items, _ = reward.encode(base, [NINE], 256)
+    reward.forward_backward(base, head, learner, items, lab.reward())  # the first batch also tries the base's layouts
     computed = []
     plain = base.trunk
     monkeypatch.setattr(base, "trunk", lambda **kw: computed.append(kw["input_ids"].numel()) or plain(**kw))

@@ -36,11 +36,15 @@ class ScalarHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         return self.gain * self.linear(hidden.float())[..., 0] + self.bias
 
-    def normalize(self, scores: Tensor) -> None:
-        """Set gain and bias so that these scores (of the head as it is) become mean 0, standard deviation 1."""
+    def normalize(self, scores: Tensor) -> Tensor:
+        """Set gain and bias so that these scores (of the head as it is) become mean 0, standard deviation 1.
+
+        Returns the scores as they are now.
+        """
         mean, std = scores.mean(), scores.std(unbiased=False).clamp_min(1e-6)
         self.bias.copy_((self.bias - mean) / std)
         self.gain.copy_(self.gain / std)
+        return (scores - mean) / std
 
     def save(self, folder: Path) -> None:
         save_file({k: v.detach().contiguous().clone() for k, v in self.state_dict().items()}, folder / FILE)

@@ -75,8 +75,8 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "reward"),
                          sum(i.tree.size for i in chosen))
         model = RewardModel(base, "reward", head, settings.layout)
-        head.normalize(model.score_trees([i.tree for i in train_items]))
-        run.summary |= {"train": assess(model, train_items), "held_out": assess(model, held_out)}
+        scores = head.normalize(model.score_trees([i.tree for i in train_items]))
+        run.summary |= {"train": assess(model, train_items, scores), "held_out": assess(model, held_out)}
 
         def write(folder: Path) -> None:
             adapters.save(base, "reward", folder)
@@ -185,14 +185,15 @@ def divide(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]
     return out
 
 
-def assess(model: RewardModel, items: Sequence[Item]) -> dict[str, Any]:
+def assess(model: RewardModel, items: Sequence[Item], scores_A: Tensor | None = None) -> dict[str, Any]:
     """Accuracy on strict pairs with a Wilson interval, and calibration; for thumbs their AUC.
 
-    Probabilities are those that the loss saw, before the scores were normalised.
+    Probabilities are those that the loss saw, before the scores were normalised. `scores_A` are the model's scores of
+    the items' answers, if they are known already.
     """
     if not items:
         return {}
-    scores = model.score_trees([i.tree for i in items]).cpu().numpy()
+    scores = (model.score_trees([i.tree for i in items]) if scores_A is None else scores_A).cpu().numpy()
     offsets = np.cumsum([0] + [len(i.tree.answers) for i in items])
     preferred = [(int(o) + p.better, int(o) + p.worse) for i, o in zip(items, offsets) for p in i.pairs if p.p > 0.5]
     if not preferred:
