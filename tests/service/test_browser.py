@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 
 import pytest
@@ -230,19 +231,22 @@ def test_the_outbox_survives_a_lost_server_and_a_reload(workspace, open_page):
 
 def test_a_reply_lost_on_the_way_back_stores_once(open_page, url, workspace):
     """The server commits, the reply is lost, the page sends again under the same id."""
-    page, lost = open_page(f"{url}/rank/desk"), []
+    page, lost, again = open_page(f"{url}/rank/desk"), [], []
 
     def lose_the_reply(route):
-        route.fetch()
         if lost:
-            route.continue_()
-        else:
-            lost.append(1)
-            route.abort()
+            again.append(route)  # held back until the page has been seen to wait
+            return
+        route.fetch()
+        lost.append(1)
+        route.abort()
 
     page.route("**/api/rankings", lose_the_reply)
     press(page, "b", "k", "Enter")
     page.get_by_text("Not saved yet, will retry").wait_for()
+    while not again:
+        page.wait_for_timeout(50)
+    again[0].continue_()
     wait_for_next(page)
     assert len(workspace.rankings("desk")) == 1
 
@@ -250,17 +254,19 @@ def test_a_reply_lost_on_the_way_back_stores_once(open_page, url, workspace):
 def test_a_full_disk_keeps_the_ranking(open_page, url, workspace, monkeypatch):
     from tunesmith.errors import StorageError
 
-    page, store, tries = open_page(f"{url}/rank/desk"), workspace.add_ranking, []
+    page, store, tries, seen = open_page(f"{url}/rank/desk"), workspace.add_ranking, [], threading.Event()
 
     def full_once(ranking):
         tries.append(ranking)
         if len(tries) == 1:
             raise StorageError("no space left on the disk")
+        seen.wait(20)
         return store(ranking)
 
     monkeypatch.setattr(workspace, "add_ranking", full_once)
     press(page, "b", "k", "Enter")
     page.get_by_text("Not saved yet, will retry: no space left on the disk").wait_for()
+    seen.set()
     wait_for_next(page)
     assert wait_for_rankings(workspace, 1) == tries[0] == tries[1]
 
