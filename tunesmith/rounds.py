@@ -194,15 +194,9 @@ def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -
     adapters = [n for n in names if n != "base"]
     engine = _engine(shop.base_of(adapters[0]), shop.workspace, adapters)
     sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
-    done = 0
     with shop.progress("answers") as progress:
-
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
-            progress(done, len(prompts) * len(names), {})
-
-        return answer_all(engine, prompts, {n: "" if n == "base" else n for n in names}, sampling, advance)
+        return answer_all(engine, prompts, {n: "" if n == "base" else n for n in names}, sampling,
+                          _counted(progress, len(prompts) * len(names)))
 
 
 def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
@@ -212,20 +206,13 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
     who.scorer.score(prompts[0], ["a judge that cannot judge these prompts says so before anything is sampled"])
     drawn = answers(shop, settings, prompts)
     rewarded = _rewards(shop, settings.reward, prompts, drawn)
-    done = 0
 
     def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
         found = dict(who.checks(prompt, answer)) if who.checks else {}
         return {**found, "reward": rewarded[prompt.id, answer]} if rewarded else found
 
     with shop.progress("judging") as progress:
-
-        def advance(n: int) -> None:
-            nonlocal done
-            done += n
-            progress(done, len(prompts), {})
-
-        comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=advance)
+        comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=_counted(progress, len(prompts)))
     newest = settings.models[0]
     kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
           for m in drawn if m != "base"}
@@ -328,6 +315,18 @@ def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Seque
     slot = _engine(base, shop.workspace, [start]).slot(start)
     reference = answer_logprobs(base, slot, prompts, answers, temperature)
     return [sum(a.logprobs) - r for a, r in zip(answers, reference)]
+
+
+def _counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """A callback that takes how many more are done, for one that wants how many in all."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, total, {})
+
+    return advance
 
 
 def _engine(base: Base, workspace: Workspace, names: Sequence[str]) -> LocalEngine:
