@@ -1,4 +1,4 @@
-"""From scores and log-probabilities to advantages: KL, reward shaping, whitening, GAE.
+"""From scores and log-probabilities to advantages: KL, reward shaping, whitening, GAE, and baselines of groups.
 
 Padding is on the right: row b is valid for `mask_BT[b]`'s leading True values.
 """
@@ -64,6 +64,29 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float, la
         advantage_B = (delta_B + gamma * lam * advantage_B).masked_fill(~mask_BT[:, t], 0.0)
         advantages_BT[:, t] = advantage_B
     return advantages_BT, (advantages_BT + values_BT).masked_fill(~mask_BT, 0.0)
+
+
+def alike(rewards_GK: Tensor) -> Tensor:
+    """Groups whose answers all earned the same, within 1e-5 (rounding of a reward model's scores), bool [G]."""
+    return rewards_GK.amax(1) - rewards_GK.amin(1) <= 1e-5
+
+
+def group(rewards_GK: Tensor, normalize_std: bool = True) -> Tensor:
+    """GRPO (arXiv 2402.03300, section 4.1.2): rewards less their group's mean, over its standard deviation, [G, K].
+
+    Without `normalize_std` as in Dr. GRPO (arXiv 2503.20783), where easy and hard prompts keep their weight. The
+    variance is divided by K - 1; 1e-4 is added to the deviation. Groups that are `alike` get exactly 0.
+    """
+    centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
+    if normalize_std:
+        centred_GK = centred_GK / (rewards_GK.std(1, keepdim=True) + 1e-4)
+    return centred_GK.masked_fill(alike(rewards_GK)[:, None], 0.0)
+
+
+def rloo(rewards_GK: Tensor) -> Tensor:
+    """RLOO (arXiv 2402.14740): each reward less the mean of the other answers' to its prompt, [G, K]."""
+    others_GK = (rewards_GK.sum(1, keepdim=True) - rewards_GK) / (rewards_GK.shape[1] - 1)
+    return (rewards_GK - others_GK).masked_fill(alike(rewards_GK)[:, None], 0.0)
 
 
 @dataclass(slots=True)

@@ -81,6 +81,30 @@ def ppo_value(values_BT: Tensor, old_BT: Tensor, returns_BT: Tensor, mask_BT: Te
     return loss, {"value_loss": loss.detach(), "value_clip_fraction": clipped}
 
 
+def group_policy(logprobs_N: Tensor, old_N: Tensor, advantages_N: Tensor, weight_N: Tensor, clip_low: float,
+                 clip_high: float, count: float) -> tuple[Tensor, Metrics]:
+    """Clipped surrogate of the group methods: -min(ratio A, clip(ratio, 1 - low, 1 + high) A), weighted and summed.
+
+    An item is a token (GRPO, arXiv 2402.03300, equation 3) or a whole answer with its log-prob summed (RLOO, arXiv
+    2402.14740, where the answer is one action). A larger `clip_high` leaves unlikely tokens room to rise (DAPO's
+    clip-higher, arXiv 2503.14476, section 3.1). `weight_N` holds how items are averaged over the step;
+    `count` is the step's number of items, for the metrics.
+    """
+    delta_N = logprobs_N - old_N
+    ratio_N = delta_N.exp()
+    unclipped_N = -advantages_N * ratio_N
+    clipped_N = -advantages_N * ratio_N.clamp(1 - clip_low, 1 + clip_high)
+    loss = (weight_N * torch.max(unclipped_N, clipped_N)).sum()
+    with torch.no_grad():
+        metrics = {
+            "policy_loss": loss.detach(),
+            "approx_kl": 0.5 * delta_N.square().sum() / count,
+            "clip_fraction": (clipped_N > unclipped_N).sum() / count,
+            "ratio_max": ratio_N.max(),
+        }
+    return loss, metrics
+
+
 def labels(rewards_A: Tensor, label_A: Tensor, weight_A: Tensor) -> tuple[Tensor, Metrics]:
     """Cross-entropy of sigmoid(reward) against per-answer labels in 0..1 (thumbs); `weight_A` adds up to the step's."""
     nll_A = -(label_A * F.logsigmoid(rewards_A) + (1 - label_A) * F.logsigmoid(-rewards_A))
