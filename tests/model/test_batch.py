@@ -140,7 +140,8 @@ def test_changing_one_answer_leaves_siblings_and_other_prompts_bit_for_bit(doubl
 
 @pytest.mark.parametrize("wrong", [
     lambda batch: (Span(0, len(batch.tokens_T)),),                                   # everything sees all before it
-    lambda batch: tuple(Span(s.start, s.end, (0, s.start) if s.start else None) for s in batch.spans),
+    lambda batch: tuple(Span(s.start, s.end, (t.start, t.end) if s.context else None)  # an answer sees the one before
+                        for s, t in zip(batch.spans, batch.spans[:1] + batch.spans)),
 ])
 def test_the_contamination_test_would_notice(double, wrong):
     """A layout that lets answers see their siblings must fail the test above."""

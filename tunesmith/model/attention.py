@@ -53,18 +53,19 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
     if spans is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       **kwargs)
-    grouped = query.shape[1] != key.shape[1]
+    # One split, whose backward is one concatenation: slices would fill a whole stream with zeros per span.
+    queries, keys, values = (x.split([s.end - s.start for s in spans], 2) for x in (query, key, value))
+    whole = {(s.start, s.end): (k, v) for s, k, v in zip(spans, keys, values)}
     out = []
-    for span in spans:
-        q, k, v = (x[:, :, span.start:span.end] for x in (query, key, value))
+    for span, q, k, v in zip(spans, queries, keys, values):
         mask = None
         if span.context is not None:
-            a, b = span.context
-            k, v = torch.cat([key[:, :, a:b], k], 2), torch.cat([value[:, :, a:b], v], 2)
-            mask = _shifted(span.end - span.start, b - a, query.device)
+            above = whole[span.context]
+            mask = _shifted(q.shape[2], above[0].shape[2], q.device)
+            k, v = torch.cat([above[0], k], 2), torch.cat([above[1], v], 2)
         out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
-                                                  enable_gqa=grouped))
-    return torch.cat(out, 2).transpose(1, 2), None
+                                                  enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2))
+    return torch.cat(out, 1), None
 
 
 @lru_cache(maxsize=64)
