@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ class Item:
     @property
     def weight(self) -> float:
         return self.group.weight
+
+
+Kind = TypeVar("Kind", bound=Item)
 
 
 def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Sequence[AnswerGroup], *,
@@ -174,10 +177,10 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
     return items, {k: v for k, v in skipped.items() if v}
 
 
-def divide(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
+def divide(items: Sequence[Kind], share: float) -> tuple[list[Kind], list[Kind]]:
     """(train, held-out): by a hash of the prompt, so a prompt is on one side whatever else is in the data."""
     cut = int(share * 2**32)
-    out: tuple[list[Item], list[Item]] = ([], [])
+    out: tuple[list[Kind], list[Kind]] = ([], [])
     for item in items:
         out[int(item.group.prompt.id[:8], 16) < cut].append(item)
     if not out[0]:
