@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from tunesmith.ops import logprobs
@@ -42,3 +43,25 @@ def test_chunks_change_neither_values_nor_gradients():
 
 def test_nothing_chosen_gives_an_empty_tensor():
     assert logprobs.from_hidden(torch.zeros(0, 4), lambda h: h, torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+@pytest.mark.parametrize(("scale", "cap", "bias"), [(1.0, None, False), (0.5, None, True), (1.5, 2.0, False)])
+def test_the_gradient_made_in_the_forward_pass_is_autograd_s(scale, cap, bias):
+    """A frozen head leaves d log p / d hidden ready; a loss that is not linear in the log-probs sees no difference."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(5, 11, bias=bias).double()
+    layer.requires_grad_(False)
+    head = logprobs.Head(layer, scale, cap)
+    target = torch.randint(11, (7,))
+    found = []
+    for way in (head, lambda h: head(h)):  # the second one is not known to be frozen: plain autograd
+        hidden = torch.linspace(-1, 1, 35, dtype=torch.float64).view(7, 5).requires_grad_()
+        out = logprobs.from_hidden(hidden, way, target, 0.7, chunk=3)
+        (out.exp() * torch.arange(7.0)).sum().backward()
+        found.append((out.detach(), hidden.grad))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-6) and torch.allclose(found[0][1], found[1][1], atol=1e-6)
+    assert found[0][1].abs().max() > 0.01
+    layer.requires_grad_(True)
+    assert not head.frozen
+    logprobs.from_hidden(hidden, head, target).sum().backward()
+    assert layer.weight.grad is not None

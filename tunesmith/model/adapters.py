@@ -1,12 +1,12 @@
 """Adapters on the resident base: LoRA through PEFT, saved as PEFT directories.
 
-Roles are names: `policy`, `reference`, `reward`, `value`, or any served adapter. Exactly one is active at a time,
-or none (the bare base).
+Roles are names: `policy`, `reference`, `reward`, `value`, or any served adapter. One is active at a time, or none
+(the bare base), or each token of a batch has its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
+from tunesmith.model import lora
 from tunesmith.model.base import Base
 
 WEIGHTS = "adapter_model.safetensors"
@@ -65,7 +66,6 @@ def copy(base: Base, source: str, target: str) -> None:
 def remove(base: Base, name: str) -> None:
     """Drop an adapter from memory."""
     base.peft.delete_adapter(name)
-    base.role = None
 
 
 def names(base: Base) -> list[str]:
@@ -90,21 +90,43 @@ def save(base: Base, name: str, folder: Path) -> None:
 
 @contextmanager
 def active(base: Base, name: str) -> Iterator[None]:
-    """Forward passes inside use this adapter; "" is the bare base, exactly. Outside of it, which one is undefined.
-
-    Switching walks over every layer (10 ms for six blocks, half a decoding step), so the last role stays until
-    another one is wanted.
-    """
-    if name and name not in names(base):
-        raise ModelError(f'adapter "{name}" is not attached')
-    outer, base.inside = base.inside, name
-    _switch(base, name)
-    try:
+    """Forward passes inside use this adapter; "" is the bare base, exactly, and so is everything outside."""
+    _attached(base, [name])
+    with _role(base, name):
         yield
-    finally:
-        base.inside = outer
-        if outer is not None:
-            _switch(base, outer)
+
+
+@contextmanager
+def mixed(base: Base, rows: lora.Rows) -> Iterator[None]:
+    """Forward passes inside hold the tokens that `rows` (from `rows`) was made for, each with its own adapter."""
+    with _role(base, rows):
+        yield
+
+
+def rows(base: Base, names: Sequence[str]) -> lora.Rows:
+    """For `mixed`: the adapter of each token of the flat input, "" for the bare base.
+
+    Raises:
+        ModelError: an adapter is not attached, or is more than plain LoRA and cannot share a batch.
+    """
+    _attached(base, set(names))
+    try:
+        return lora.rows(base.model, names)
+    except ValueError as e:
+        raise ModelError(str(e)) from e
+
+
+@contextmanager
+def merged(base: Base, name: str) -> Iterator[None]:
+    """`active` with the adapter folded into copies of the weights, for many small forward passes without gradients.
+
+    The copies take as much memory as the adapted layers and are freed at the end; the base's own weights never change.
+    An adapter that is more than plain LoRA stays unmerged.
+    """
+    _attached(base, [name])
+    layers = [m for m in lora.layers(base.model) if name in m.lora_A]
+    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if all(m.plain(name) for m in layers) else name):
+        yield
 
 
 def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
@@ -121,18 +143,18 @@ def _state(base: Base, name: str) -> dict[str, Tensor]:
     return state
 
 
-def _switch(base: Base, name: str) -> None:
-    """Make `name` the role that the layers compute, if it is not."""
-    if base.role == name or base.peft is None:
-        return
-    tuner = base.peft.base_model
-    if not name:
-        tuner.disable_adapter_layers()
-    else:
-        if not base.role:
-            tuner.enable_adapter_layers()
-        base.peft.set_adapter(name)
-    base.role = name
+@contextmanager
+def _role(base: Base, role: str | lora.Rows | lora.Merged) -> Iterator[None]:
+    outer, base.switch.role = base.switch.role, role
+    try:
+        yield
+    finally:
+        base.switch.role = outer
+
+
+def _attached(base: Base, wanted: Collection[str]) -> None:
+    if lacking := [n for n in wanted if n and n not in names(base)]:
+        raise ModelError(f'adapter "{lacking[0]}" is not attached')
 
 
 def _add(base: Base, name: str, config: Any) -> None:
@@ -140,10 +162,15 @@ def _add(base: Base, name: str, config: Any) -> None:
         raise ModelError(f'adapter name "{name}" may not contain a dot')
     if name in names(base):
         remove(base, name)  # the same role in a second run on this base
+    config._register_custom_module({lora.Dense: lora.LoraLinear, Conv1D: lora.LoraLinear})
+    learning = {key for key, p in base.model.named_parameters() if p.requires_grad}
     if base.peft is None:
         peft: PeftModel = get_peft_model(base.model, config, adapter_name=name)
         base.peft = peft
     else:
         base.peft.add_adapter(name, config)
-    base.role = None  # PEFT may have touched switches and gradients
+    for layer in lora.layers(base.model):
+        layer.switch = base.switch
+    for key, p in base.model.named_parameters():
+        p.requires_grad_(key in learning)  # PEFT turns gradients on and off with its own idea of what is active
     base.model.eval()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import ModelError
-from tunesmith.model import attention
+from tunesmith.model import attention, lora
 from tunesmith.model.chat import Chat
+from tunesmith.ops.logprobs import Head
 
 
 class Base:
@@ -27,13 +28,13 @@ class Base:
     def __init__(self, model: Any, tokenizer: Any, spec: str):
         self.model = model.eval()
         self.model.requires_grad_(False)
+        lora.take_over(model)
         self.spec = spec
         model.name_or_path = spec  # what PEFT writes into adapter_config.json
         self.tokenizer = tokenizer
         self.chat = Chat(tokenizer)
-        self.peft: Any = None  # this and the next two belong to model.adapters
-        self.role: str | None = None  # what the layers compute now; None: unknown
-        self.inside: str | None = None  # the innermost `active`
+        self.peft: Any = None  # this and the next belong to model.adapters
+        self.switch = lora.Switch()
         self.takes_trees: bool | None = None  # found out by model.batch on first use
         self.hash = _weights_hash(model)
 
@@ -73,15 +74,15 @@ class Base:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] to [..., V], with the soft-cap or scale of those architectures that have one."""
-        config = self.model.config
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        if scale := getattr(config, "logit_scale", None):
-            logits = logits * scale
-        if scaling := getattr(config, "logits_scaling", None):
-            logits = logits / scaling
-        if cap := getattr(config, "final_logit_softcapping", None):
-            logits = torch.tanh(logits / cap) * cap
+        logits: Tensor = self.head(hidden)
         return logits
+
+    @property
+    def head(self) -> Head:
+        """The output layer, for `ops.logprobs`."""
+        config, layer = self.model.config, self.model.get_output_embeddings()
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return Head(layer, scale, getattr(config, "final_logit_softcapping", None))
 
     def describe(self) -> dict[str, Any]:
         """What an adapter's manifest says of its base."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+CHUNK = 512
+"""Rows of the vocabulary that live at once."""
 
 
 def chosen(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0) -> Tensor:
@@ -21,28 +26,85 @@ def entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
     return -(logp_NV.exp() * logp_NV).sum(-1)
 
 
-def from_hidden(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], target_N: Tensor, temperature: float = 1.0,
-                chunk: int = 1024) -> Tensor:
-    """`chosen(head(hidden), target)` in chunks of rows, shape [N].
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The output layer: hidden [..., D] to logits [..., V] = cap(scale * layer(hidden))."""
 
-    The backward pass computes each chunk's logits again, so at most `chunk` rows of the vocabulary live at once.
+    layer: Any
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.finish(self.layer(hidden))
+
+    def finish(self, raw: Tensor) -> Tensor:
+        """Scale and soft cap (cap * tanh(x / cap), Gemma 2)."""
+        scaled = raw if self.scale == 1.0 else raw * self.scale
+        return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
+
+    @property
+    def frozen(self) -> bool:
+        """One plain matrix that is not trained: then the gradient needs no second pass over the vocabulary."""
+        return isinstance(self.layer, nn.Linear) and not any(p.requires_grad for p in self.layer.parameters())
+
+
+def from_hidden(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], target_N: Tensor, temperature: float = 1.0,
+                chunk: int = CHUNK) -> Tensor:
+    """`chosen(head(hidden), target)` in chunks of rows, shape [N]; at most `chunk` rows of the vocabulary live at once.
+
+    A frozen `Head` gives the gradient in the same pass; any other head computes each chunk's logits a second time in
+    the backward pass.
     """
+    if not torch.is_grad_enabled():
+        return _cat([chosen(head(h), t, temperature) for h, t in _chunks(hidden_ND, target_N, chunk)], hidden_ND)
+    if isinstance(head, Head) and head.frozen:
+        out: Tensor = _Chosen.apply(hidden_ND, head, target_N, temperature, chunk)
+        return out
+
     def part(hidden: Tensor, target: Tensor) -> Tensor:
         return chosen(head(hidden), target, temperature)
 
-    pieces = []
-    for start in range(0, len(target_N), chunk):
-        rows = slice(start, start + chunk)
-        if torch.is_grad_enabled() and len(target_N) > chunk:
-            pieces.append(checkpoint(part, hidden_ND[rows], target_N[rows], use_reentrant=False))
-        else:
-            pieces.append(part(hidden_ND[rows], target_N[rows]))
-    return torch.cat(pieces) if pieces else hidden_ND.new_zeros(0)
+    if len(target_N) <= chunk:
+        return part(hidden_ND, target_N)
+    return _cat([checkpoint(part, h, t, use_reentrant=False) for h, t in _chunks(hidden_ND, target_N, chunk)],
+                hidden_ND)
+
+
+class _Chosen(torch.autograd.Function):
+    """d log p(target) / d hidden is one row per token whatever loss follows, so the forward pass can leave it ready."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head: Head, target_N: Tensor, temperature: float, chunk: int) -> Tensor:
+        logps, slopes = [], []
+        for hidden, target in _chunks(hidden_ND, target_N, chunk):
+            raw = head.layer(hidden)
+            logits = head.finish(raw).float() / temperature
+            logp_NV = logits.log_softmax(-1)
+            logps.append(logp_NV.gather(-1, target[:, None])[:, 0])
+            slope_NV = logp_NV.exp_().neg_()
+            slope_NV.scatter_add_(1, target[:, None], torch.ones_like(slope_NV[:, :1]))
+            if head.cap is not None:
+                slope_NV *= 1 - (logits * (temperature / head.cap)).square()
+            slopes.append((slope_NV * (head.scale / temperature)).to(hidden.dtype) @ head.layer.weight)
+        ctx.save_for_backward(_cat(slopes, hidden_ND))
+        return _cat(logps, hidden_ND)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        slope_ND, = ctx.saved_tensors
+        return gradients[0][:, None].to(slope_ND.dtype) * slope_ND, None, None, None, None
+
+
+def _chunks(hidden_ND: Tensor, target_N: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(hidden_ND.split(chunk), target_N.split(chunk))
+
+
+def _cat(parts: list[Tensor], like: Tensor) -> Tensor:
+    return torch.cat(parts) if parts else like.new_zeros(0)
 
 
 @torch.no_grad()
 def entropy_from_hidden(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], temperature: float = 1.0,
-                        chunk: int = 1024) -> Tensor:
+                        chunk: int = CHUNK) -> Tensor:
     """Entropies in nats, for reporting (no gradient), shape [N]."""
-    parts = [entropy(head(h), temperature) for h in hidden_ND.split(chunk)]
-    return torch.cat(parts) if parts else hidden_ND.new_zeros(0)
+    return _cat([entropy(head(h), temperature) for h in hidden_ND.split(chunk)], hidden_ND)
