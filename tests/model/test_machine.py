@@ -7,6 +7,7 @@ import tiny
 import torch
 
 from tunesmith.model import adapters, machine
+from tunesmith.model.machine import Work
 
 HEAD = 32 * 261
 BODY = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48)
@@ -19,22 +20,28 @@ def base(tmp_path):
 
 
 def test_parameters_in_products_by_hand(base):
-    assert machine.products(base) == (BODY, HEAD)
+    assert machine.products(base) == ((BODY, 4 * BODY), (HEAD, 4 * HEAD))
     adapters.attach(base, "policy", 4, 8, 0)
-    assert machine.products(base) == (BODY, HEAD), "adapters do not belong to the base"
+    assert machine.products(base) == ((BODY, 4 * BODY), (HEAD, 4 * HEAD)), "adapters do not belong to the base"
 
 
 def test_gpt2_by_hand(tmp_path):
     """Its embeddings (tokens, positions) do not count, its transposed layers do; the output layer is tied."""
-    assert machine.products(tiny.load(tmp_path / "gpt2", "gpt2")) == (2 * 12 * 32 * 32, HEAD)
+    assert machine.products(tiny.load(tmp_path / "gpt2", "gpt2")) == ((24 * 32 * 32, 96 * 32 * 32), (HEAD, 4 * HEAD))
 
 
 def test_floors_by_hand(base):
-    assert machine.flops(base, forward=10) == 2 * BODY * 10
-    assert machine.flops(base, forward=10, forward_logits=3) == 2 * BODY * 10 + 2 * HEAD * 3
-    assert machine.flops(base, trained=10, trained_logits=4) == 4 * BODY * 10 + 4 * HEAD * 4
-    assert machine.flops(base, trained=10, trained_logits=4, full=True) == 6 * BODY * 10 + 6 * HEAD * 4
-    assert machine.flops(base, forward=5, trained=7) == (2 * 5 + 4 * 7) * BODY
+    assert machine.flops(base, Work(forward=10)) == 2 * BODY * 10
+    assert machine.flops(base, Work(forward=10, forward_logits=3)) == 2 * BODY * 10 + 2 * HEAD * 3
+    assert machine.flops(base, Work(trained=10, trained_logits=4)) == 4 * BODY * 10 + 4 * HEAD * 4
+    assert machine.flops(base, Work(forward=5, trained=7)) == (2 * 5 + 4 * 7) * BODY
+    assert Work(forward=5, forward_logits=2, trained=7).tokens == 12
+
+
+def test_weights_that_are_trained_cost_half_as_much_again(base):
+    base.model.requires_grad_(True)
+    assert machine.flops(base, Work(forward=1)) == 2 * BODY
+    assert machine.flops(base, Work(trained=10, trained_logits=4)) == 6 * BODY * 10 + 6 * HEAD * 4
 
 
 def test_the_measured_rates_are_those_of_a_product_and_a_copy():

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tunesmith.model.base import Base
 
@@ -86,27 +86,47 @@ def threads(width: int) -> int:
     return chosen
 
 
-def flops(base: Base, *, forward: int = 0, forward_logits: int = 0, trained: int = 0, trained_logits: int = 0,
-          full: bool = False) -> float:
-    """The least floating point operations for so many tokens.
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens of one step: `forward` pass the blocks without a gradient, `trained` forward and backward.
 
-    Args:
-        forward: tokens that pass through the blocks without a gradient; `forward_logits` of them meet the vocabulary.
-        trained: tokens that pass forward and backward, and `trained_logits` of them.
-        full: every weight is trained, not an adapter.
+    Of these, `forward_logits` and `trained_logits` meet the output layer too. A token that passes twice counts twice.
     """
-    body, head = products(base)
-    step = 6 if full else 4
-    return float(body * (2 * forward + step * trained) + head * (2 * forward_logits + step * trained_logits))
+
+    forward: int = 0
+    forward_logits: int = 0
+    trained: int = 0
+    trained_logits: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All that passed the blocks."""
+        return self.forward + self.trained
 
 
-def products(base: Base) -> tuple[int, int]:
-    """(parameters in the blocks' products, parameters of the output layer); adapters and embeddings left out."""
+def flops(base: Base, work: Work) -> float:
+    """The least floating point operations that this work takes: 2 per weight and token forward, 2 for the gradient
+    of what went in, and 2 more for the gradient of a weight that is itself trained.
+    """
+    (body, body_step), (head, head_step) = products(base)
+    return float(2 * body * work.forward + body_step * work.trained
+                 + 2 * head * work.forward_logits + head_step * work.trained_logits)
+
+
+def products(base: Base) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Weights that take part in products, and the operations per token of a step through them: (blocks, output layer).
+
+    Adapters and embeddings are left out.
+    """
     output = base.model.get_output_embeddings().weight
     embedded = {id(m.weight) for m in base.model.modules() if isinstance(m, nn.Embedding)} | {id(output)}
-    body = sum(p.numel() for name, p in base.model.named_parameters()
-               if p.ndim > 1 and "lora_" not in name and id(p) not in embedded)
-    return body, output.numel()
+    blocks = [p for name, p in base.model.named_parameters()
+              if p.ndim > 1 and "lora_" not in name and id(p) not in embedded]
+    return _weights(blocks), _weights([output])
+
+
+def _weights(parameters: Sequence[Tensor]) -> tuple[int, int]:
+    return sum(p.numel() for p in parameters), sum(p.numel() * (6 if p.requires_grad else 4) for p in parameters)
 
 
 def _gflops(device: str, dtype: torch.dtype) -> float:
