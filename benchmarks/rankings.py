@@ -1,0 +1,376 @@
+"""Reward models on rankings by people: all pairs of a prompt together, Plackett-Luce, or every pair a row of its own.
+
+    python -m benchmarks.rankings --data DIR --set e2e --seeds 0 1 2 --out docs/results
+
+InstructGPT (arXiv 2203.02155, section 3.5) reports that shuffled pairs overfit within one epoch. The three arms see
+the same pairs with the same weights, in the same number of steps; only what shares a step differs. The learning rate
+stays constant after warmup, so that one run shows every epoch. Held-out figures are means over prompts of the prompt's
+mean over single labelers' strict pairs. Nothing is chosen on the held-out part; `--tune` compares learning rates on
+training prompts that the training leaves out. Every measurement is appended to a JSONL file at once; a run that is in
+it is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.quickstart import machine
+from tunesmith.feedback.agreement import by_item
+from tunesmith.feedback.groups import merge, pairs
+from tunesmith.model import adapters, heads
+from tunesmith.model import base as bases
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree
+from tunesmith.model.scorer import RewardModel
+from tunesmith.quickstart.builtin import BASES
+from tunesmith.records import Answer, AnswerGroup, Message, Pair, Prompt, Tiers
+from tunesmith.settings import RewardSettings
+from tunesmith.statistics import Floats, bootstrap_mean, kendall_tau_b, over_seeds, t_interval
+from tunesmith.train import reward
+from tunesmith.train.learner import Learner, indices
+from tunesmith.train.reward import Item
+
+ARMS = ("grouped", "plackett-luce", "shuffled")
+FILES = {"e2e": "e2e_five_way.jsonl.gz", "qa": "qa_feedback_four_way.jsonl.gz"}
+POINTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Where in the training, in epochs, a model is measured."""
+
+TUNE = 80
+"""Unused training pages that learning rates are compared on."""
+
+ByPrompt = dict[str, float]
+
+
+def tiers(ratings: Sequence[float]) -> Tiers:
+    """Higher is better, equal is tied."""
+    return tuple(tuple(i for i, r in enumerate(ratings) if r == value) for value in sorted(set(ratings), reverse=True))
+
+
+def e2e(rows: Iterable[Mapping[str, Any]], criterion: str = "quality") -> list[AnswerGroup]:
+    """Five descriptions of a restaurant by five systems, a group for each labeler of the page."""
+    return [_group(r["input"], r["completions"], tiers(r["ratings"]), r["annotator"], r["split"])
+            for r in rows if r["criterion"] == criterion]
+
+
+def qa(rows: Iterable[Mapping[str, Any]]) -> list[AnswerGroup]:
+    """Four answers to a question; rows whose six judgements are no order (2 better than 3, 3 than 4, 4 than 2) are
+    left out. The passages are too: with them a prompt is longer than the base's context."""
+    found = []
+    for r in rows:
+        wins = [0.0] * len(r["completions"])
+        judged = {}
+        for (i, j), preferred in zip(r["pairs"], r["preference"], strict=True):
+            share = {1: 1.0, 2: 0.0, 0: 0.5}[preferred]
+            wins[i] += share
+            wins[j] += 1 - share
+            judged[i, j] = share
+        if all(share == (np.sign(wins[i] - wins[j]) + 1) / 2 for (i, j), share in judged.items()):
+            found.append(_group(r["question"], r["completions"], tiers(wins), "", r["split"]))
+    return found
+
+
+def _group(prompt: str, answers: Sequence[str], order: Tiers, labeler: str, split: str) -> AnswerGroup:
+    return AnswerGroup(Prompt((Message("user", prompt),), split="train" if split == "train" else "dev"),
+                       tuple(map(Answer, answers)), order, labeler=labeler, source="human")
+
+
+def merged(rankings: Iterable[AnswerGroup]) -> list[AnswerGroup]:
+    """One soft group per page; a tie is no vote."""
+    pages = (merge(judged, ties="drop") for judged in by_item(rankings).values())
+    return sorted((p for p in pages if p), key=lambda g: g.prompt.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """`train` learns (a page merged), `seen` are the single rankings behind some of it, `held_out` those of other
+    prompts; `shared` names the pages that several labelers ranked."""
+
+    train: list[Item]
+    seen: list[Item]
+    held_out: list[Item]
+    shared: frozenset[str] = frozenset()
+
+
+def divide(base: Base, rankings: Sequence[AnswerGroup], limit: int, held_out: float, tune: bool, seen: int) -> Parts:
+    """The first `limit` pages by hash of the prompt; held out are the source's dev prompts and a share of train's.
+
+    With `tune` training prompts that are not used are held out instead.
+    """
+    own = [g for g in rankings if g.prompt.split == "train"]
+    pages = reward.encode(base, merged(own), base.context)[0]
+    rest, further = reward.divide(pages, held_out) if held_out else (pages, [])
+    rest = sorted(rest, key=lambda i: i.group.prompt.id, reverse=True)  # the cut of `divide` is at the low end
+    used = {i.group.prompt.id for i in rest[:limit]}
+    unused = [i.group for i in rest[limit:] if i.group.prompt.id not in used]
+    if tune:
+        measured = {g.prompt.id for g in unused[:TUNE]}
+    else:
+        measured = {i.group.prompt.id for i in further} | {g.prompt.id for g in rankings if g.prompt.split == "dev"}
+    known = {i.group.id for i in rest[:seen]}
+    return Parts(rest[:limit], reward.encode(base, [g for g in own if g.id in known], base.context)[0],
+                 reward.encode(base, [g for g in rankings if g.prompt.id in measured], base.context)[0],
+                 frozenset(page for page, judged in by_item(rankings).items() if len(judged) > 1))
+
+
+def apart(item: Item) -> list[Item]:
+    """Every pair of a group as a group of its own; their weights add up to the group's."""
+    share = item.weight / sum(p.weight for p in item.pairs)
+    rows = []
+    for p in item.pairs:
+        two = [item.group.answers[i] for i in (p.better, p.worse)]
+        pair = Pair(0, 1, p.p)
+        group = replace(item.group, answers=tuple(two), tiers=(), pairs=(pair,), weight=p.weight * share)
+        tree = Tree(item.tree.prompt, tuple(item.tree.answers[i] for i in (p.better, p.worse)))
+        rows.append(replace(item, tree=tree, group=group, pairs=(pair,)))
+    return rows
+
+
+def measure(rankings: Sequence[Item], scores: Sequence[Floats]) -> dict[str, ByPrompt]:
+    """Accuracy (equal scores count half) and log-loss on strict pairs, and Kendall's tau-b; each a mean by prompt."""
+    found: dict[str, dict[str, list[float]]] = {k: defaultdict(list) for k in ("accuracy", "log_loss", "tau")}
+    for item, s in zip(rankings, scores, strict=True):
+        margin = np.array([s[p.better] - s[p.worse] for p in pairs(item.group)])
+        prompt = item.group.prompt.id
+        found["accuracy"][prompt] += ((np.sign(margin) + 1) / 2).tolist()
+        found["log_loss"][prompt] += np.logaddexp(0, -margin).tolist()
+        found["tau"][prompt].append(tau(s, item.group.tiers))
+    return {k: {prompt: float(np.mean(v)) for prompt, v in sorted(values.items())} for k, values in found.items()}
+
+
+def tau(scores: Floats, order: Tiers) -> float:
+    """Kendall's tau-b of scores with a ranking; scores that tell nothing apart correlate 0."""
+    level = {i: -t for t, tier in enumerate(order) for i in tier}
+    value = kendall_tau_b(scores, [level[i] for i in range(len(scores))])
+    return 0.0 if math.isnan(value) else value
+
+
+def others(rankings: Sequence[AnswerGroup], items: Sequence[Item]) -> tuple[list[Item], list[Floats]]:
+    """For every ranking that has company: the mean rank that the page's other labelers give."""
+    pages = by_item(rankings)
+    kept, scores = [], []
+    for item in items:
+        company = [g for g in pages[item.group.id] if g.labeler != item.group.labeler]
+        if company:
+            kept.append(item)
+            scores.append(np.mean([_mid_ranks(g) for g in company], axis=0))
+    return kept, scores
+
+
+def _mid_ranks(group: AnswerGroup) -> Floats:
+    """Higher is better."""
+    place = {i: -(sum(map(len, group.tiers[:t])) + (len(tier) - 1) / 2) for t, tier in enumerate(group.tiers)
+             for i in tier}
+    return np.array([place[i] for i in range(len(group.answers))])
+
+
+def score(model: RewardModel, rankings: Sequence[Item]) -> list[Floats]:
+    """The model's scores of each ranking's answers; a page is scored once, however many judged it."""
+    pages = {i.group.id: i.tree for i in rankings}
+    flat = model.score_trees(list(pages.values())).cpu().numpy().astype(float)
+    ends = np.cumsum([len(t.answers) for t in pages.values()])
+    known = dict(zip(pages, np.split(flat, ends[:-1])))
+    return [known[i.group.id] for i in rankings]
+
+
+def assess(model: RewardModel, rankings: Sequence[Item], shared: frozenset[str]) -> dict[str, Any]:
+    """`measure`, the same on shared pages only, and the reward trainer's own figures over all strict pairs."""
+    scores = score(model, rankings)
+    pooled = reward.assess(model, rankings, torch.tensor(np.concatenate(scores)))
+    several = [k for k, item in enumerate(rankings) if item.group.id in shared]
+    return {"by_prompt": measure(rankings, scores), "pairs": pooled["pairs"], "wilson": pooled["accuracy"],
+            "ece": pooled["calibration_error"], "brier": pooled["brier"],
+            "shared": measure([rankings[k] for k in several], [scores[k] for k in several])}
+
+
+def train(base: Base, parts: Parts, arm: str, settings: RewardSettings) -> Iterator[dict[str, Any]]:
+    """One run; yields a line at each of POINTS."""
+    began = time.process_time()
+    rows = [row for item in parts.train for row in apart(item)] if arm == "shuffled" else parts.train
+    settings = settings.model_copy(update={"loss": "plackett-luce" if arm == "plackett-luce" else "pairs"})
+    per_epoch = math.ceil(len(parts.train) / settings.batch)
+    adapters.attach(base, "reward", settings.rank, settings.alpha, settings.seed)
+    head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
+    model = RewardModel(base, "reward", head, settings.layout)
+    learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))},
+                      math.ceil(per_epoch * settings.epochs), settings.lr, settings.warmup, settings.max_grad_norm,
+                      settings.weight_decay, decay=False)
+    points = {math.ceil(p * per_epoch): p for p in POINTS if p <= settings.epochs}
+    tokens, spent = 0, time.process_time() - began
+    for step in range(1, max(points) + 1):
+        began = time.process_time()
+        start, end = (round(s * len(rows) / per_epoch) for s in (step - 1, step))
+        chosen = [rows[i] for i in indices(len(rows), settings.seed, start, end - start)]
+        reward.forward_backward(base, head, learner, chosen, settings)
+        learner.step()
+        tokens += sum(i.tree.size for i in chosen)
+        spent += time.process_time() - began
+        if step in points:
+            yield {"arm": arm, "seed": settings.seed, "lr": settings.lr, "epoch": points[step], "steps": step,
+                   "rows": len(rows), "tokens": tokens, "cpu_seconds": round(spent, 2),
+                   "held_out": assess(model, parts.held_out, parts.shared),
+                   "seen": assess(model, parts.seen, parts.shared) if points[step] == int(points[step]) else None}
+
+
+METRICS = {"accuracy": ".1%", "tau": ".3f", "log_loss": ".3f"}
+
+
+def summarize(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures by arm and epoch over the seeds that all arms have; differences from `grouped` on the same prompts."""
+    by: dict[tuple[str, float], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for line in lines:
+        by[line["arm"], line["epoch"]][line["seed"]] = line
+    out: dict[str, Any] = {}
+    for (arm, epoch), runs in sorted(by.items(), key=lambda x: (ARMS.index(x[0][0]), x[0][1])):
+        row: dict[str, Any] = {"seeds": sorted(runs), **{k: float(np.mean([r[k] for r in runs.values()]))
+                                                         for k in ("tokens", "cpu_seconds")}}
+        for part in ("held_out", "seen"):
+            measured = {s: r[part] for s, r in sorted(runs.items()) if r[part]}
+            if measured:
+                row[part] = {m: _over([_values(r, m) for r in measured.values()]) for m in METRICS}
+                row[part] |= {k: [r[k] for r in measured.values()] for k in ("wilson", "ece", "brier")}
+                if all(r["shared"]["tau"] for r in measured.values()):
+                    row[part]["shared"] = {m: _over([_values(r, m, "shared") for r in measured.values()])
+                                           for m in METRICS}
+        against = by.get(("grouped", epoch), {})
+        both = sorted(runs.keys() & against.keys())
+        if arm != "grouped" and both:
+            row["minus grouped"] = {m: _over([_values(runs[s]["held_out"], m) - _values(against[s]["held_out"], m)
+                                              for s in both]) for m in METRICS}
+        first = by.get((arm, 0.5), {})
+        if epoch == 1.0 and runs.keys() <= first.keys():
+            row["minus half an epoch"] = {m: _over([_values(runs[s]["held_out"], m) - _values(first[s]["held_out"], m)
+                                                    for s in sorted(runs)]) for m in METRICS}
+        out.setdefault(arm, {})[f"{epoch:g}"] = row
+    return out
+
+
+def _values(measured: Mapping[str, Any], metric: str, pages: str = "by_prompt") -> Floats:
+    return np.array(list(measured[pages][metric].values()))
+
+
+def _over(values_SN: Sequence[Floats]) -> dict[str, Any]:
+    return {"bootstrap": over_seeds(values_SN, crossed=True).to_dict(),
+            "t": t_interval([v.mean() for v in values_SN]).to_dict(), "each": [float(v.mean()) for v in values_SN]}
+
+
+def yardsticks(rankings: Sequence[AnswerGroup], items: Sequence[Item]) -> dict[str, Any]:
+    """What needs no model: longer answers first, and the other labelers of the page where there are some."""
+    length = [np.array([len(a.text.split()) for a in i.group.answers], dtype=float) for i in items]
+    found: dict[str, tuple[Sequence[Item], list[Floats]]] = {
+        "longer is better": (items, length), "shorter is better": (items, [-x for x in length]),
+        "the page's other labelers": others(rankings, items)}
+    return {name: {"rankings": len(kept), **{m: bootstrap_mean(list(measure(kept, s)[m].values())).to_dict()
+                                             for m in ("accuracy", "tau")}}
+            for name, (kept, s) in found.items() if kept}
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The tables of docs/results/rankings.md."""
+    lines = ["| | epoch | accuracy | tau-b | log-loss | calibration error | accuracy, train | log-loss, train |",
+             "|---|---|---|---|---|---|---|---|"]
+    for arm, epochs in result["arms"].items():
+        for epoch, row in epochs.items():
+            held, seen = row["held_out"], row.get("seen")
+            cells = [_show(held[m]["bootstrap"], spec) for m, spec in METRICS.items()]
+            cells.append(f"{np.mean(held['ece']):.3f}")
+            cells += [format(seen[m]["bootstrap"]["value"], METRICS[m]) if seen else "" for m in ("accuracy",
+                                                                                                  "log_loss")]
+            lines.append(f"| {arm} | {epoch} | {' | '.join(cells)} |")
+    for name, row in result["yardsticks"].items():
+        lines.append(f"| {name} | | {_show(row['accuracy'], '.1%')} | {_show(row['tau'], '.3f')} | | | | |")
+    lines += ["", "| minus grouped | epoch | accuracy | tau-b | log-loss |", "|---|---|---|---|---|"]
+    for arm, epochs in result["arms"].items():
+        for epoch, row in epochs.items():
+            if "minus grouped" in row:
+                cells = [_show(row["minus grouped"][m]["bootstrap"], spec) for m, spec in METRICS.items()]
+                lines.append(f"| {arm} | {epoch} | {' | '.join(cells)} |")
+    lines += ["", "| | tokens an epoch | CPU seconds an epoch |", "|---|---|---|"]
+    for arm, epochs in result["arms"].items():
+        last, row = list(epochs.items())[-1]
+        lines.append(f"| {arm} | {row['tokens'] / float(last):,.0f} | {row['cpu_seconds'] / float(last):.1f} |")
+    return "\n".join(lines)
+
+
+def _show(interval: Mapping[str, float], spec: str) -> str:
+    value, low, high = (format(interval[k], spec) for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def main() -> None:
+    a = _arguments()
+    bases.keep_memory()
+    base = bases.load(BASES["loan-desk"])
+    with gzip.open(a.data / FILES[a.set], "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    rankings = e2e(rows) if a.set == "e2e" else qa(rows)
+    limit, held_out = (a.limit or (160 if a.set == "e2e" else 128)), (0.0 if a.set == "e2e" else 0.2)
+    parts = divide(base, rankings, limit, held_out, bool(a.tune), seen=16 if a.quick else 80)
+    a.out.mkdir(parents=True, exist_ok=True)
+    log = a.out / f"rankings-{a.set}{'-tune' if a.tune else ''}.jsonl"
+    lines = [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
+    done = {(x["arm"], x["seed"], x["lr"], x["epoch"]) for x in lines}
+    for seed in a.seeds:
+        for arm in a.arms:
+            for lr in a.tune or [a.lr]:
+                settings = RewardSettings(base="loan-desk", comparisons=a.set, name="rankings", seed=seed, lr=lr,
+                                          epochs=a.epochs, batch=a.batch)
+                if (arm, seed, lr, max(p for p in POINTS if p <= a.epochs)) in done:
+                    continue
+                for line in train(base, parts, arm, settings):
+                    with log.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    lines.append(line)
+                    print(*_brief(line), flush=True)
+    if a.tune:
+        return
+    result = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "set": a.set,
+              "train groups": len(parts.train), "train pairs": sum(len(i.pairs) for i in parts.train),
+              "held-out": {"prompts": len({i.group.prompt.id for i in parts.held_out}),
+                           "rankings": len(parts.held_out), "pairs": sum(len(i.pairs) for i in parts.held_out)},
+              "settings": settings.model_dump(exclude={"seed", "model", "name", "without", "checkpoint_every"}),
+              "yardsticks": yardsticks(rankings, parts.held_out), "arms": summarize(lines)}
+    (a.out / f"rankings-{a.set}.json").write_text(json.dumps(result, indent=1))
+    print(markdown(result))
+
+
+def _brief(line: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{line['arm']:14} seed {line['seed']} lr {line['lr']:g} epoch {line['epoch']:<4g} {line['cpu_seconds']} s"
+    for part in ("held_out", "seen"):
+        if line[part]:
+            yield part + " " + " ".join(f"{m} {_values(line[part], m).mean():.3f}" for m in METRICS)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds the .jsonl.gz files")
+    parser.add_argument("--set", choices=list(FILES), required=True)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--limit", type=int, default=0, help="training pages; 0: 160 of e2e, 128 of qa")
+    parser.add_argument("--batch", type=int, default=8, help="prompts per step; as many pairs on average if shuffled")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--tune", type=float, nargs="+", help="learning rates to compare on unused training prompts")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--quick", action="store_true", help="one epoch of 32 pages, one seed: does it run?")
+    a = parser.parse_args()
+    if a.quick:
+        a.limit, a.epochs, a.seeds = 32, 1.0, [0]
+    return a
+
+
+if __name__ == "__main__":
+    main()
