@@ -60,7 +60,8 @@ def sft_lora(job: Job) -> Step:
 
 def _sft(job: Job, base: Base, trained: Mapping[str, torch.nn.Parameter]) -> Step:
     learner = Learner(trained, job.steps, LEARNING_RATE)
-    trees = [Tree(tuple(r["prompt_ids"]), (tuple(r["chosen_ids"]),)) for r in data.pairs(job.data)]
+    trees = [Tree(tuple(r["prompt_ids"]), (tuple(r["chosen_ids"]),), ((1.0,) * len(r["chosen_ids"]),))
+             for r in data.pairs(job.data)]
 
     def step(number: int) -> Mapping[str, Any]:
         chosen = data.take(trees, number, job.rows)
