@@ -1,18 +1,22 @@
 """Attention over one flat stream of tokens, plugged into transformers.
 
 The stream holds trees: a prompt followed by its K answers. A prompt attends to itself causally; an answer attends
-to its prompt and, causally, to itself; nothing else sees anything else. Without an active layout the plug is plain
-SDPA. FlexAttention has no CPU backward, hence one SDPA call per span.
+to its prompt and, causally, to itself; nothing else sees anything else. A layer with a sliding window sees, of that,
+the last `window` positions. Without an active layout the plug is plain SDPA.
+
+Two kernels compute the same: "blocks", one SDPA call per block of the stream, and "flex", one compiled FlexAttention
+call for the whole stream on a GPU, where many small calls would cost more to launch than to compute (FlexAttention has
+no backward pass on a CPU). `Plan.sees` is what both mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +26,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 NAME = "tunesmith"
+Kernel = Literal["blocks", "flex"]
+SHORT = 128
+"""Spans are joined into blocks of at most so many tokens: one masked call then beats several (measured on a CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,50 +40,156 @@ class Span:
     context: tuple[int, int] | None = None
 
 
-_layout: ContextVar[tuple[Span, ...] | None] = ContextVar("layout", default=None)
+class Plan:
+    """How the spans of one stream attend: what every layer shares is worked out once.
+
+    `windows` collects the windows that layers were called with, `masks` those that the model's masks would have had:
+    where they differ the model slides in a way that this module does not see.
+    """
+
+    def __init__(self, spans: Sequence[Span], kernel: Kernel = "blocks"):
+        self.spans = tuple(spans)
+        self.kernel = kernel
+        self.blocks = _blocks(self.spans)
+        self.windows: set[int] = set()
+        self.masks: set[int] = set()
+        self._made: dict[Any, Any] = {}
+
+    @cached_property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Per token [T]: the number of its span, that of its prompt (or its own), and its position."""
+        number = {(s.start, s.end): i for i, s in enumerate(self.spans)}
+        lengths = torch.tensor([s.end - s.start for s in self.spans])
+        above = torch.tensor([i if s.context is None else number[s.context] for i, s in enumerate(self.spans)])
+        begin = torch.tensor([0 if s.context is None else s.context[1] - s.context[0] for s in self.spans])
+        own_T = torch.arange(len(self.spans)).repeat_interleave(lengths)
+        starts = lengths.cumsum(0) - lengths
+        return own_T, above[own_T], torch.arange(len(own_T)) - starts[own_T] + begin[own_T]
+
+    def sees(self, window: int | None, device: torch.device | str = "cpu") -> Callable[..., Tensor]:
+        """FlexAttention's mask function: whether token q of the stream attends to token k."""
+        own_T, above_T, position_T = (x.to(device) for x in self.tables)
+
+        def sees(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
+            far = position_T[q] - position_T[k]
+            seen = ((own_T[q] == own_T[k]) | (above_T[q] == own_T[k])) & (far >= 0)
+            return seen if window is None else seen & (far < window)
+
+        return sees
+
+    def mask(self, block: Span, window: int | None, like: Tensor) -> Tensor | None:
+        """What a block adds to its scores [own, context + own]: 0 or -inf; None for a plain causal triangle."""
+        length = block.end - block.start
+        if block in self.spans and block.context is None and (window is None or length <= window):
+            return None
+        key = (block, window, like.dtype)
+        if key not in self._made:
+            own = torch.arange(block.start, block.end)
+            keys = own if block.context is None else torch.cat([torch.arange(*block.context), own])
+            seen = self.sees(window)(0, 0, own[:, None], keys[None, :])
+            self._made[key] = torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, -torch.inf).to(like.device)
+        found: Tensor = self._made[key]
+        return found
+
+    def block_mask(self, window: int | None, device: torch.device) -> Any:
+        """FlexAttention's sparse mask of the whole stream."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        if window not in self._made:
+            size = self.spans[-1].end
+            self._made[window] = create_block_mask(self.sees(window, device), None, None, size, size, device=device)
+        return self._made[window]
+
+
+def _blocks(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """The spans, short neighbours that share a context (or have none) joined into one block."""
+    return tuple(spans)
+
+
+_plan: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 
 @contextmanager
-def layout(spans: tuple[Span, ...]) -> Iterator[None]:
-    """Forward passes inside read their single row as these spans."""
-    token = _layout.set(spans)
+def layout(spans: Sequence[Span], kernel: Kernel = "blocks") -> Iterator[Plan]:
+    """Forward passes inside read their single row as these spans, which follow one another without gaps."""
+    token = _plan.set(plan := Plan(spans, kernel))
     try:
-        yield
+        yield plan
     finally:
-        _layout.reset(token)
+        _plan.reset(token)
 
 
 def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-           dropout: float = 0.0, scaling: float | None = None, **kwargs: Any) -> tuple[Tensor, None]:
-    """transformers' attention function; query [1, H, T, D/H] after the rotary embedding."""
-    spans = _layout.get()
-    if spans is None:
+           dropout: float = 0.0, scaling: float | None = None, sliding_window: int | None = None,
+           softcap: float | None = None, **kwargs: Any) -> tuple[Tensor, None]:
+    """transformers' attention function; query [rows, H, T, D/H] after the rotary embedding."""
+    plan = _plan.get()
+    if plan is None and softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       **kwargs)
-    # One split, whose backward is one concatenation: slices would fill a whole stream with zeros per span.
-    queries, keys, values = (x.split([s.end - s.start for s in spans], 2) for x in (query, key, value))
-    whole = {(s.start, s.end): (k, v) for s, k, v in zip(spans, keys, values)}
+    if plan is None:
+        return _attention(query, key, value, attention_mask, dropout, scaling, softcap), None
+    if sliding_window is not None:
+        plan.windows.add(sliding_window)
+    if plan.kernel == "flex":
+        return _flex(plan, query, key, value, scaling, sliding_window, softcap), None
+    # One split, whose backward is one concatenation: slices would fill a whole stream with zeros per block.
+    lengths = [b.end - b.start for b in plan.blocks]
+    queries, keys, values = (x.split(lengths, 2) for x in (query, key, value))
+    whole = {(b.start, b.end): (k, v) for b, k, v in zip(plan.blocks, keys, values)}
     out = []
-    for span, q, k, v in zip(spans, queries, keys, values):
-        mask = None
-        if span.context is not None:
-            above = whole[span.context]
-            mask = _shifted(q.shape[2], above[0].shape[2], q.device)
-            k, v = torch.cat([above[0], k], 2), torch.cat([above[1], v], 2)
-        out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling,
-                                                  enable_gqa=q.shape[1] != k.shape[1]).transpose(1, 2))
+    for block, q, k, v in zip(plan.blocks, queries, keys, values):
+        if block.context is not None:
+            k, v = (torch.cat([above, own], 2) for above, own in zip(whole[block.context], (k, v)))
+        out.append(_attention(q, k, v, plan.mask(block, sliding_window, q), dropout, scaling, softcap))
     return torch.cat(out, 1), None
 
 
-@lru_cache(maxsize=64)
-def _shifted(own: int, context: int, device: torch.device) -> Tensor:
-    """[own, context + own]: everything of the context, and the triangle of one's own."""
-    return torch.ones(own, context + own, dtype=torch.bool, device=device).tril(context)
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None,
+               softcap: float | None) -> Tensor:
+    """[rows, T, H, D/H]. No mask means causal, except for a single query; a cap keeps scores within (-cap, cap)."""
+    causal = mask is None and query.shape[2] > 1
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal,
+                                              scale=scaling, enable_gqa=query.shape[1] != key.shape[1]).transpose(1, 2)
+    if causal:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    scores = torch.tanh(query @ key.transpose(2, 3) * ((scaling or query.shape[3] ** -0.5) / softcap)) * softcap
+    weights = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (F.dropout(weights, dropout) @ value).transpose(1, 2)
+
+
+def _flex(plan: Plan, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None,
+          softcap: float | None) -> Tensor:
+    def capped(score: Tensor, *place: Any) -> Tensor:
+        return torch.tanh(score / softcap) * softcap
+
+    out: Tensor = compiled_flex()(query, key, value, score_mod=None if softcap is None else capped, scale=scaling,
+                                  block_mask=plan.block_mask(window, query.device),
+                                  enable_gqa=query.shape[1] != key.shape[1])
+    return out.transpose(1, 2)
+
+
+@lru_cache(maxsize=1)
+def compiled_flex() -> Callable[..., Any]:
+    """Compiled once for streams of any length: uncompiled it would hold all scores."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
+    return compiled
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
     """No dense mask while a layout is active."""
-    return None if _layout.get() is not None else ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+    plan = _plan.get()
+    if plan is None:
+        return ALL_MASK_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+    if (window := kwargs.get("local_size")) is not None:
+        plan.masks.add(window)
+    return None
 
 
 AttentionInterface.register(NAME, attend)
