@@ -7,6 +7,7 @@ import tiny
 import torch
 
 from tunesmith.model import adapters, machine
+from tunesmith.model.batch import Tree
 from tunesmith.model.machine import Work
 
 HEAD = 32 * 261
@@ -36,6 +37,13 @@ def test_floors_by_hand(base):
     assert machine.flops(base, Work(trained=10, trained_logits=4)) == 4 * BODY * 10 + 4 * HEAD * 4
     assert machine.flops(base, Work(forward=5, trained=7)) == (2 * 5 + 4 * 7) * BODY
     assert Work(forward=5, forward_logits=2, trained=7).tokens == 12
+
+
+def test_the_work_of_trees():
+    """5 + 3 and 2 + 4 + 1 tokens; 3 + 5 of them are answers, of which weights of 0 are not read."""
+    trees = [Tree((1,) * 5, ((1,) * 3,), ((1.0, 0.0, 2.0),)), Tree((1,) * 2, ((1,) * 4, (1,)))]
+    assert machine.passes(trees, forward=2, forward_logits=3, trained=5, trained_logits=7) == Work(30, 21, 75, 49)
+    assert Work(1, 2, 3, 4) + Work(10, 20, 30, 40) == Work(11, 22, 33, 44)
 
 
 def test_weights_that_are_trained_cost_half_as_much_again(base):

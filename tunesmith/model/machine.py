@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree
 
 BUDGET = 0.03
 """Seconds that each of the measurements below may take, about."""
@@ -102,6 +103,18 @@ class Work:
     def tokens(self) -> int:
         """All that passed the blocks."""
         return self.forward + self.trained
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.forward + other.forward, self.forward_logits + other.forward_logits,
+                    self.trained + other.trained, self.trained_logits + other.trained_logits)
+
+
+def passes(trees: Sequence[Tree], *, forward: int = 0, forward_logits: int = 0, trained: int = 0,
+           trained_logits: int = 0) -> Work:
+    """All tokens of these trees so many times; at the output layer only those that a loss reads."""
+    size = sum(t.size for t in trees)
+    read = sum(sum(w > 0 for ws in t.weights for w in ws) if t.weights else sum(map(len, t.answers)) for t in trees)
+    return Work(size * forward, read * forward_logits, size * trained, read * trained_logits)
 
 
 def flops(base: Base, work: Work) -> float:

@@ -1,6 +1,6 @@
 """One execution of a step: settings, seed and inputs at its start; metrics, checkpoints and events as it goes.
 
-    runs/ID/settings.json   metrics.jsonl   events.jsonl   checkpoints/step-N/ (with manifest.json)
+    runs/ID/settings.json   metrics.jsonl   events.jsonl   usage.jsonl   checkpoints/step-N/ (with manifest.json)
 
 Only one process may execute a run at a time: starting or resuming it takes `runs/ID/lock` until the process ends.
 """
@@ -111,6 +111,14 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         """What happened, in order."""
         return self._lines("events.jsonl")
+
+    def use(self, execution: int, used: Mapping[str, Any]) -> None:
+        """Append what an execution (numbered from 1) has used so far; a resumed run has several."""
+        self._append("usage.jsonl", {"execution": execution, **used})
+
+    def usage(self) -> list[dict[str, Any]]:
+        """What each execution had used when it last said so."""
+        return list({line["execution"]: line for line in self._lines("usage.jsonl")}.values())
 
     def checkpoint(self, step: int, write: Callable[[Path], None], keep: int = 2) -> Path:
         """Publish `checkpoints/step-N`, then delete all but the newest `keep`.

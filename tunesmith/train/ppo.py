@@ -21,6 +21,7 @@ from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree, build, hidden, split
 from tunesmith.model.engine import LocalEngine
+from tunesmith.model.machine import Work, passes
 from tunesmith.model.scorer import RewardModel
 from tunesmith.ops import advantages, logprobs, losses
 from tunesmith.settings import PpoSettings
@@ -67,13 +68,13 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     roles = attach(base, start.path, judge.path, settings)
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash,
               **({"ptx": ptx.fingerprint} if ptx else {})}
-    with session(workspace, "ppo", settings, inputs, settings.updates, resume, progress) as run:
+    with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
         for update in range(run.resume(lambda folder: load(folder, roles)), settings.updates):
             chosen = [prompts[i]
                       for i in indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)]
-            metrics, tokens = step(base, roles, chosen, mixed, settings, update)
-            run.end_step(update + 1, metrics, lambda folder: save(folder, roles), tokens)
+            metrics, work = step(base, roles, chosen, mixed, settings, update)
+            run.end_step(update + 1, metrics, lambda folder: save(folder, roles), work)
             if monitor and not monitor.observe(update + 1, metrics):
                 run.summary["stopped_by"] = "monitor"
                 break
@@ -120,8 +121,8 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
 
 
 def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequence[Tree], settings: PpoSettings,
-         update: int) -> tuple[dict[str, float], int]:
-    """One update: roll out, estimate advantages, several passes of minibatches. Returns metrics and tokens computed."""
+         update: int) -> tuple[dict[str, float], Work]:
+    """One update: roll out, estimate advantages, several passes of minibatches. Returns metrics and what it took."""
     sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
     rollouts = collect(roles.engine, prompts, roles.reward, roles.value, sampling, version=update,
                        recompute=settings.old_logprobs == "recompute", layout=settings.layout)
@@ -143,8 +144,10 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequ
         learned.append({**metrics, **roles.policy_learner.step(), "value_grad_norm": value_norm})
     roles.controller.update(reported["kl"], len(rollouts.trees))
     averaged = {k: sum(m[k] for m in learned) / len(learned) for k in (learned[0] if learned else {})}
-    passes = 3 + settings.epochs * (2 if settings.value == "adapter" else 1)
-    return {**reported, **averaged}, rollouts.tokens * passes
+    again, own = settings.old_logprobs == "recompute", settings.value == "adapter"
+    work = passes(rollouts.trees, forward=3 + own + again, forward_logits=2 + again,  # sampler, reward, reference
+                  trained=settings.epochs * (1 + own), trained_logits=settings.epochs)
+    return {**reported, **averaged}, work
 
 
 def minibatches(rows: int, settings: PpoSettings, update: int) -> Iterator[list[int]]:

@@ -22,6 +22,7 @@ from tunesmith.feedback.groups import pairs
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.machine import passes
 from tunesmith.model.scorer import RewardModel
 from tunesmith.ops import losses
 from tunesmith.records import AnswerGroup, Pair, fingerprint
@@ -69,15 +70,15 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
                       settings.lr, settings.warmup, settings.max_grad_norm, settings.weight_decay)
     data = fingerprint([[i.group.id, [p.to_dict() for p in i.pairs], list(i.group.labels)] for i in items])
     inputs = {"comparisons": data, "base": base.hash, **({"model": str(parent)} if parent else {})}
-    with session(workspace, "reward", settings, inputs, steps, resume, progress) as run:
+    with session(workspace, base, "reward", settings, inputs, steps, resume, progress) as run:
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped}
         for step in range(run.resume(lambda folder: learner.load(folder, "reward")), steps):
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]
             metrics = {**forward_backward(base, head, learner, chosen, settings), **learner.step()}
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "reward"),
-                         sum(i.tree.size for i in chosen))
-        model = RewardModel(base, "reward", head, settings.layout)
+                         passes([i.tree for i in chosen], trained=1))
+        model = RewardModel(base, slot, head, settings.layout)
         scores = head.normalize(model.score_trees([i.tree for i in train_items]))
         run.summary |= {"train": assess(model, train_items, scores), "held_out": assess(model, held_out)}
 

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tunesmith.contracts import Progress
 from tunesmith.errors import TrainingStopped, UserError
+from tunesmith.model import machine
 from tunesmith.model.base import Base
+from tunesmith.model.machine import Work
 from tunesmith.settings import Optimization
 from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.train import cost
 
 
 class Session:
     """One execution of a step, possibly continued after a crash."""
 
-    def __init__(self, workspace: Workspace, run: Run, total: int, every: int, progress: Progress | None,
+    def __init__(self, workspace: Workspace, run: Run, base: Base, total: int, every: int, progress: Progress | None,
                  resuming: bool = False):
-        self.workspace, self.run, self.total, self.every, self.progress = workspace, run, total, every, progress
-        self.resuming = resuming
-        self.tokens = 0
+        self.workspace, self.run, self.base, self.total, self.every = workspace, run, base, total, every
+        self.progress, self.resuming = progress, resuming
+        self.earlier = run.usage()
+        self.execution = 1 + max((u["execution"] for u in self.earlier), default=0)
+        self.tokens, self.flops, self.step_seconds = 0, 0.0, 0.0
         self.summary: dict[str, Any] = {}
-        self.started = time.monotonic()
+        self.labels: dict[str, float] = {}
+        self.meter = cost.Meter(gpus=int(base.device.type == "cuda"))
 
     def resume(self, load: Callable[[Path], None]) -> int:
         """The number of steps done already, after loading the newest checkpoint that verifies; 0 if there is none."""
@@ -37,12 +42,16 @@ class Session:
         load(folder)
         return step
 
-    def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], tokens: int) -> None:
-        """Log step number `step` (from 1) and checkpoint when it is due."""
-        self.tokens += tokens
+    def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], work: Work | int) -> None:
+        """Log step number `step` (from 1), checkpoint when it is due, and note what was used so far."""
+        work = Work(trained=work) if isinstance(work, int) else work
+        self.tokens += work.tokens
+        self.flops += machine.flops(self.base, work)
         self.run.log(step, dict(metrics))
         if step % self.every == 0 or step == self.total:
             self.run.checkpoint(step, save)
+        self.step_seconds = self.meter.read()["seconds"]
+        self.run.use(self.execution, self._used())
         if self.progress:
             self.progress(step, self.total, metrics)
 
@@ -52,22 +61,38 @@ class Session:
         for adapter in self.workspace.adapters():
             if adapter.lineage.get("run") == self.run.id:
                 return adapter
+        self.labels = cost.label_minutes(self.workspace, list(data), self.run.settings.get("without", ()))
         lineage = {"run": self.run.id, "data": dict(data), "parents": dict(parents), "settings": self.run.settings,
-                   "seed": self.run.seed, **self.summary}
+                   "seed": self.run.seed, **self.summary, "cost": self.cost()}
         adapter = self.workspace.publish_adapter(name, role, base.describe(), write, lineage)
         self.summary["adapter"] = str(adapter)
         return adapter
 
-    def cost(self) -> dict[str, float]:
-        """Seconds, tokens per second and peak memory of this process so far."""
-        seconds = time.monotonic() - self.started
-        return {"seconds": round(seconds, 2), "tokens": self.tokens,
-                "tokens_per_second": round(self.tokens / max(seconds, 1e-9), 1), "peak_mb": peak_mb()}
+    def cost(self) -> dict[str, Any]:
+        """What all executions of the run have used, how fast its steps were, and how near to the machine's limit.
+
+        The limit is the time that the products of the steps alone would take at this machine's rate, measured now.
+        """
+        executions = [*self.earlier, self._used()]
+        tokens = sum(u["tokens"] for u in executions)
+        seconds = max(sum(u["step_seconds"] for u in executions), 1e-9)
+        rate = machine.measure(self.base.device.type).gflops(next(self.base.model.parameters()).dtype)
+        return {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 1),
+                "fraction_of_limit": round(sum(u["gflop"] for u in executions) / seconds / rate, 4),
+                **{k: max(u[k] for u in executions) for k in executions[-1] if k.startswith("peak_")},
+                "executions": len(executions), "threads": torch.get_num_threads(), **cost.total(executions),
+                **self.labels}
+
+    def _used(self) -> dict[str, Any]:
+        """This execution alone."""
+        gpu = {"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1)} if self.meter.gpus else {}
+        return {**self.meter.read(), "step_seconds": self.step_seconds, "tokens": self.tokens,
+                "gflop": round(self.flops / 1e9, 6), "peak_mb": cost.peak_mb(), **gpu}
 
 
 @contextmanager
-def session(workspace: Workspace, command: str, settings: Optimization, inputs: Mapping[str, str], total: int,
-            resume: Run | None, progress: Progress | None) -> Iterator[Session]:
+def session(workspace: Workspace, base: Base, command: str, settings: Optimization, inputs: Mapping[str, str],
+            total: int, resume: Run | None, progress: Progress | None) -> Iterator[Session]:
     """Begin a run (or go on with `resume`), and record how it ended.
 
     Raises:
@@ -82,7 +107,7 @@ def session(workspace: Workspace, command: str, settings: Optimization, inputs: 
         changed = [k for k, v in inputs.items() if run.inputs.get(k) != v]
         if changed:
             raise UserError(f"run {run.id} cannot be resumed: its {changed[0]} has changed since it began")
-    current = Session(workspace, run, total, settings.checkpoint_every, progress, resume is not None)
+    current = Session(workspace, run, base, total, settings.checkpoint_every, progress, resume is not None)
     try:
         yield current
     except TrainingStopped as e:
@@ -92,9 +117,3 @@ def session(workspace: Workspace, command: str, settings: Optimization, inputs: 
         run.finish("failed", {**current.summary, "error": f"{type(e).__name__}: {e}"})
         raise
     run.finish("finished", {**current.summary, **current.cost()})
-
-
-def peak_mb() -> float:
-    """Peak resident memory of this process in MB (Linux counts in KiB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -10,6 +10,7 @@ from tunesmith.errors import DataError, UserError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.machine import passes
 from tunesmith.ops import logprobs, losses
 from tunesmith.records import Demonstration
 from tunesmith.settings import SftSettings
@@ -39,14 +40,14 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
     learner = Learner(adapters.trainable(base, "policy"), steps, settings.lr, settings.warmup, settings.max_grad_norm,
                       settings.weight_decay)
     inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {})}
-    with session(workspace, "sft", settings, inputs, steps, resume, progress) as run:
+    with session(workspace, base, "sft", settings, inputs, steps, resume, progress) as run:
         run.summary = {"rows": len(trees), "skipped": skipped}
         for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
             chosen = [trees[i] for i in indices(len(trees), settings.seed, step * settings.batch, settings.batch)]
             metrics = {**forward_backward(base, learner, chosen, settings.layout), **learner.step()}
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "policy"),
-                         sum(t.size for t in chosen))
-        return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
+                         passes(chosen, trained=1, trained_logits=1))
+        return run.publish(settings.name, "policy", base, full.finish(base, slot, settings),
                            {data.name: data.fingerprint}, {"after": str(parent)} if parent else {})
 
 
