@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tunesmith.errors import ModelError
-from tunesmith.model import attention, lora
+from tunesmith.model import attention, lora, narrow
 from tunesmith.model.chat import Chat
 from tunesmith.ops.logprobs import Head
 
@@ -35,12 +37,25 @@ class Base:
         self.chat = Chat(tokenizer)
         self.peft: Any = None  # this and the next belong to model.adapters
         self.switch = lora.Switch()
+        narrow.install(model.base_model, self.switch)
         self.takes_trees: bool | None = None  # found out by model.batch on first use
+        self.compute: torch.dtype | None = None  # of the products, where the weights' own is finer (autocast)
+        self.origin: dict[str, Any] | None = None  # the base that this one was before its weights were trained
         self.hash = _weights_hash(model)
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products are computed in."""
+        return self.compute or next(self.model.parameters()).dtype
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """`dtype` as the settings spell it."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     @property
     def width(self) -> int:
@@ -70,7 +85,8 @@ class Base:
 
     def trunk(self, **inputs: Any) -> Any:
         """transformers' output without the vocabulary; `last_hidden_state` is [rows, T, D]."""
-        return self.model.base_model(**inputs)
+        with self._computing():
+            return self.model.base_model(**inputs)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] to [..., V], with the soft-cap or scale of those architectures that have one."""
@@ -81,13 +97,29 @@ class Base:
     def head(self) -> Head:
         """The output layer, for `ops.logprobs`."""
         config, layer = self.model.config, self.model.get_output_embeddings()
+        if self.compute:
+            layer = partial(self._compute, layer)
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         return Head(layer, scale, getattr(config, "final_logit_softcapping", None))
 
     def describe(self) -> dict[str, Any]:
         """What an adapter's manifest says of its base."""
+        origin = {"kind": "full", "from": self.origin} if self.origin else {}
         return {"spec": self.spec, "hash": self.hash, "architecture": type(self.model).__name__,
-                "parameters": self.parameters}
+                "parameters": self.parameters, **origin}
+
+    def became(self) -> None:
+        """Its weights have been trained: from here on it is another base, which knows where it came from."""
+        self.origin = self.describe()
+        self.model.requires_grad_(False)
+        self.hash = _weights_hash(self.model)
+
+    def _computing(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.compute, enabled=self.compute is not None)
+
+    def _compute(self, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with self._computing():
+            return layer(x)
 
 
 def load(path: str, spec: str = "", device: str | None = None, dtype: torch.dtype | None = None) -> Base:
@@ -140,10 +172,13 @@ def keep_memory() -> None:
 
 
 def _weights_hash(model: Any) -> str:
-    """Names the base: configuration-free, from every tensor's name, shape and first 64 KiB."""
+    """Names the base: configuration-free, from every tensor's name, shape and first 16,384 numbers.
+
+    They are rounded to bfloat16, so that a base has one name whatever precision it is loaded in.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(json.dumps([name, list(tensor.shape)]).encode())
-        head = tensor.detach().flatten()[:16384].float().cpu().contiguous()
+        head = tensor.detach().flatten()[:16384].bfloat16().float().cpu().contiguous()
         digest.update(head.numpy().tobytes())
     return digest.hexdigest()[:16]

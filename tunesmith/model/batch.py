@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tunesmith.model import narrow
 from tunesmith.model.attention import NAME, Span, layout
 from tunesmith.model.base import Base
 
@@ -109,8 +110,9 @@ def build(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Batch:
                  torch.tensor(weight, dtype=torch.float32, device=device), row_N, column_N, last_A, group_A)
 
 
-def hidden(base: Base, batch: Batch, way: Layout = "tree") -> Tensor:
-    """Hidden states of the stream after the final norm, [T, D], with the adapter that is active.
+def hidden(base: Base, batch: Batch, way: Layout = "tree", at: Tensor | None = None) -> Tensor:
+    """Hidden states of the stream after the final norm, with the adapter that is active: [T, D], or those `at` some
+    positions (which may repeat), [len(at), D], computing no more of the last block than they need.
 
     A base whose attention cannot take the tree goes the padded way, after saying so once on stderr.
     """
@@ -119,7 +121,7 @@ def hidden(base: Base, batch: Batch, way: Layout = "tree") -> Tensor:
         base.takes_trees = not reason
         if reason:
             print(f"warning: base {base.spec}: {reason}; falling back to padded rows, which is slower", file=sys.stderr)
-    return _tree(base, batch) if way == "tree" and base.takes_trees else _padded(base, batch)
+    return _tree(base, batch, at) if way == "tree" and base.takes_trees else _padded(base, batch, at)
 
 
 @torch.no_grad()
@@ -138,7 +140,7 @@ def _self_check(base: Base) -> str:
     batch = build(trees, base.device)
     plain, tree = _padded(base, batch).float(), _tree(base, batch).float()
     error = float((plain - tree).abs().max() / plain.abs().max().clamp_min(1e-6))
-    limit = TOLERANCE[next(base.model.parameters()).dtype]
+    limit = TOLERANCE[base.dtype]
     return "" if error <= limit else f"its hidden states differ between the tree and the plain layout by {error:.1e}"
 
 
@@ -156,14 +158,14 @@ def split(trees: Sequence[Tree], budget: int) -> Iterator[list[int]]:
         yield part
 
 
-def _tree(base: Base, batch: Batch) -> Tensor:
-    with layout(batch.spans):
+def _tree(base: Base, batch: Batch, at: Tensor | None = None) -> Tensor:
+    with layout(batch.spans), narrow.reading(base.switch, None if at is None else at.unique()):
         out = base.trunk(input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], use_cache=False)
     states: Tensor = out.last_hidden_state[0]
-    return states
+    return states if at is None else states[at]
 
 
-def _padded(base: Base, batch: Batch) -> Tensor:
+def _padded(base: Base, batch: Batch, at: Tensor | None = None) -> Tensor:
     """One right-padded row per answer with its prompt; the prompt's states are taken from its first answer."""
     ids, place = _rows(batch)
     pad = base.pad
@@ -171,7 +173,7 @@ def _padded(base: Base, batch: Batch) -> Tensor:
     tokens = torch.stack([torch.nn.functional.pad(batch.tokens_T[r], (0, width - len(r)), value=pad) for r in ids])
     mask = torch.stack([torch.arange(width, device=tokens.device) < len(r) for r in ids])
     out = base.trunk(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
-    rows, columns = place
+    rows, columns = place if at is None else (p[at] for p in place)
     states: Tensor = out.last_hidden_state[rows, columns]
     return states
 

@@ -36,9 +36,10 @@ def take_over(model: nn.Module) -> None:
 
 @dataclass(eq=False, slots=True)
 class Switch:
-    """What all layers of a base compute now: "" is the bare base."""
+    """What all layers of a base compute now: "" is the bare base; `read` belongs to `narrow`."""
 
     role: str | Rows | Merged = ""
+    read: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

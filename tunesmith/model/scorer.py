@@ -50,7 +50,7 @@ class RewardModel:
         for part in split(trees, BUDGET):
             batch = build([trees[i] for i in part], self.base.device)
             with adapters.active(self.base, self.slot):
-                scores.append(self.head(hidden(self.base, batch, self.layout)[batch.last_A]))
+                scores.append(self.head(hidden(self.base, batch, self.layout, batch.last_A)))
         return torch.cat(scores) if scores else torch.zeros(0)
 
 
@@ -58,8 +58,8 @@ class RewardModel:
 def token_logprobs(base: Base, slot: str, batch: Batch, temperature: float = 1.0, layout: Layout = "tree") -> Tensor:
     """log pi(token) of every answer token under adapter `slot`, [N]."""
     with adapters.active(base, slot):
-        states = hidden(base, batch, layout)[batch.source_N]
-        return logprobs.from_hidden(states, base.logits, batch.target_N, temperature)
+        states = hidden(base, batch, layout, batch.source_N)
+        return logprobs.from_hidden(states, base.head, batch.target_N, temperature)
 
 
 def answer_logprobs(base: Base, slot: str, prompts: Sequence[Prompt], answers: Sequence[Answer],

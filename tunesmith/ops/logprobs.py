@@ -16,29 +16,26 @@ CHUNK = 512
 
 def chosen(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature) at the targets, in float32, shape [N]."""
-    logits_NV = logits_NV.float() / temperature
+    logits_NV = _tempered(logits_NV, temperature)
     return logits_NV.gather(-1, target_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
 
 
 def entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
     """Entropy in nats of softmax(logits / temperature), shape [N]."""
-    logp_NV = (logits_NV.float() / temperature).log_softmax(-1)
+    logp_NV = _tempered(logits_NV, temperature).log_softmax(-1)
     return -(logp_NV.exp() * logp_NV).sum(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The output layer: hidden [..., D] to logits [..., V] = cap(scale * layer(hidden))."""
+    """The output layer: hidden [..., D] to logits [..., V], scaled and soft-capped (cap * tanh(x / cap), Gemma 2)."""
 
     layer: Any
     scale: float = 1.0
     cap: float | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        return self.finish(self.layer(hidden))
-
-    def finish(self, raw: Tensor) -> Tensor:
-        """Scale and soft cap (cap * tanh(x / cap), Gemma 2)."""
+        raw: Tensor = self.layer(hidden)
         scaled = raw if self.scale == 1.0 else raw * self.scale
         return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
 
@@ -77,15 +74,14 @@ class _Chosen(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, head: Head, target_N: Tensor, temperature: float, chunk: int) -> Tensor:
         logps, slopes = [], []
         for hidden, target in _chunks(hidden_ND, target_N, chunk):
-            raw = head.layer(hidden)
-            logits = head.finish(raw).float() / temperature
-            logp_NV = logits.log_softmax(-1)
-            logps.append(logp_NV.gather(-1, target[:, None])[:, 0])
-            slope_NV = logp_NV.exp_().neg_()
-            slope_NV.scatter_add_(1, target[:, None], torch.ones_like(slope_NV[:, :1]))
+            logits_NV = _tempered(head(hidden), temperature)
+            total_N = logits_NV.logsumexp(-1)
+            logps.append(logits_NV.gather(-1, target[:, None])[:, 0] - total_N)
+            slope_NV = (logits_NV - total_N[:, None]).exp_().neg_()
+            slope_NV.scatter_add_(1, target[:, None], torch.ones_like(total_N)[:, None])
             if head.cap is not None:
-                slope_NV *= 1 - (logits * (temperature / head.cap)).square()
-            slopes.append((slope_NV * (head.scale / temperature)).to(hidden.dtype) @ head.layer.weight)
+                slope_NV *= 1 - (logits_NV * (temperature / head.cap)).square()
+            slopes.append(slope_NV.to(hidden.dtype) @ head.layer.weight * (head.scale / temperature))
         ctx.save_for_backward(_cat(slopes, hidden_ND))
         return _cat(logps, hidden_ND)
 
@@ -93,6 +89,10 @@ class _Chosen(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         slope_ND, = ctx.saved_tensors
         return gradients[0][:, None].to(slope_ND.dtype) * slope_ND, None, None, None, None
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
 def _chunks(hidden_ND: Tensor, target_N: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:

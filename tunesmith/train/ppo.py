@@ -213,8 +213,8 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
                                                 table.returns_BT))
         value_table = (old_values, returns, mask)
         with adapters.active(base, "policy"):
-            states = hidden(base, batch, settings.layout)[batch.source_N]
-            logp_N = logprobs.from_hidden(states, base.logits, batch.target_N, settings.temperature)
+            states = hidden(base, batch, settings.layout, batch.source_N)
+            logp_N = logprobs.from_hidden(states, base.head, batch.target_N, settings.temperature)
             new = batch.table(logp_N)
             loss, m = losses.ppo_policy(new, old, advantage, mask, settings.clip, count)
             m["ratio_mean"] = (new.detach() - old).masked_fill(~mask, 0.0).exp().masked_fill(~mask, 0.0).sum() / count
@@ -229,7 +229,7 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
             roles.policy_learner.backward(loss)
         if settings.value == "adapter":
             with adapters.active(base, roles.value.slot):
-                values = roles.value.head(hidden(base, batch, settings.layout)[batch.source_N])
+                values = roles.value.head(hidden(base, batch, settings.layout, batch.source_N))
                 loss, v = losses.ppo_value(batch.table(values), *value_table, settings.value_clip, count)
                 roles.value_learner.backward(loss)
         metrics.append({**m, **v})

@@ -82,6 +82,6 @@ def score_tokens(base: Base, trees: Sequence[Tree], value: Value, temperature: f
     batch = build(trees, base.device)
     reference = token_logprobs(base, "reference", batch, temperature, layout)
     with adapters.active(base, value.slot):
-        values = value.head(hidden(base, batch, layout)[batch.source_N])
+        values = value.head(hidden(base, batch, layout, batch.source_N))
     policy = token_logprobs(base, "policy", batch, temperature, layout) if recompute else torch.zeros_like(reference)
     return batch.mask(), batch.table(reference), batch.table(values), batch.table(policy)
