@@ -28,6 +28,7 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "studio": (settings.StudioSettings, ()),
     "reward": (settings.RewardSettings, ()),
     "ppo": (settings.PpoSettings, ()),
+    "prefer": (settings.PreferSettings, ()),
     "evaluate": (settings.EvaluateSettings, ("models",)),
     "serve": (settings.ServeSettings, ()),
 }
@@ -179,13 +180,21 @@ def _published(shop: Shop, adapter: Any, terminal: Terminal) -> None:
     summary = dict(shop.workspace.run(adapter.lineage["run"]).summary)
     lines = [f"{adapter} is ready: {adapter.path}"]
     if held_out := summary.get("held_out"):
-        accuracy = held_out.get("accuracy")
-        lines.append(f"held-out pairs ranked right: {accuracy['value']:.1%} [{accuracy['low']:.1%}, "
-                     f"{accuracy['high']:.1%}], n = {accuracy['n']}; calibration error "
-                     f"{held_out['calibration_error']:.3f}" if accuracy else f"held-out AUC: {held_out['auc']:.3f}")
-    lines.append(f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['seconds']:.0f} s, peak "
-                 f"{summary['peak_mb']:,.0f} MB{_skipped(summary.get('skipped', {}))}")
+        lines.append(_held_out(held_out))
+    lines.append(f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['fraction_of_limit']:.0%} of this machine's "
+                 f"limit, peak {summary['peak_mb']:,.0f} MB{_skipped(summary.get('skipped', {}))}")
+    lines.append(f"used: {_used(summary)}")
     terminal.result({"adapter": str(adapter), "path": str(adapter.path), **summary}, "\n".join(lines))
+
+
+def _held_out(found: Mapping[str, Any]) -> str:
+    """One line on what was kept for measuring: pairs or single answers, by a reward model or a policy's own rewards."""
+    if not (share := found.get("accuracy")):
+        return f"held-out AUC: {found['auc']:.3f}"
+    what = "pairs ranked" if "pairs" in found else "answers judged"
+    error = f"; calibration error {found['calibration_error']:.3f}" if "calibration_error" in found else ""
+    interval = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
+    return f"held-out {what} right: {interval}, n = {share['n']}{error}"
 
 
 def _collect(command: argparse.Namespace, terminal: Terminal) -> None:
@@ -256,13 +265,16 @@ def _runs(command: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _adapters(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.train import cost
+
     workspace = _shop(command, terminal).workspace
     if command.action == "ls":
         rows = [{"adapter": str(a), "role": a.role, "base": a.base["spec"], "created": a.created}
                 for a in workspace.adapters()]
         return terminal.result({"adapters": rows}, table(rows))
     a = workspace.adapter(_which(command))
-    shown = {"adapter": str(a), "role": a.role, "path": str(a.path), "base": dict(a.base), "lineage": dict(a.lineage)}
+    shown = {"adapter": str(a), "role": a.role, "path": str(a.path), "base": dict(a.base), "lineage": dict(a.lineage),
+             "cost of it and all that it was made from": cost.lineage(workspace, a)}
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
 
 
@@ -295,12 +307,20 @@ def _which(command: argparse.Namespace) -> str:
     return str(command.which)
 
 
+def _used(cost: Mapping[str, Any]) -> str:
+    """A run's cost in one line."""
+    gpu = f", {cost['gpu_seconds']:,.0f} GPU-seconds" if cost["gpu_seconds"] else ""
+    minutes = f"; {cost['label_minutes']:,.1f} label minutes" if cost.get("label_minutes") else ""
+    return (f"{cost['tokens']:,} tokens, {cost['seconds']:,.0f} s, {cost['core_seconds']:,.0f} core-seconds{gpu}, "
+            f"{cost['kwh']:.4g} kWh, {cost['co2_grams']:.3g} g CO2 ({cost['energy']}){minutes}")
+
+
 def _skipped(counts: Mapping[str, int]) -> str:
     return "".join(f"; {n} left out: {why}" for why, n in counts.items() if n)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
     "quickstart": _quickstart, "import": _import, "sft": _train("sft"), "collect": _collect, "studio": _studio,
-    "reward": _train("reward"), "ppo": _train("ppo"), "evaluate": _evaluate, "serve": _serve, "runs": _runs,
-    "adapters": _adapters, "data": _data, "doctor": _doctor,
+    "reward": _train("reward"), "ppo": _train("ppo"), "prefer": _train("prefer"), "evaluate": _evaluate,
+    "serve": _serve, "runs": _runs, "adapters": _adapters, "data": _data, "doctor": _doctor,
 }

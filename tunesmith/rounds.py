@@ -28,6 +28,7 @@ from tunesmith.settings import (
     EvaluateSettings,
     ImportSettings,
     PpoSettings,
+    PreferSettings,
     RewardSettings,
     SftSettings,
 )
@@ -77,12 +78,17 @@ class Shop:
         Raises:
             UserError: no base is named.
         """
+        import torch
+
         from tunesmith.model import base as bases
+        from tunesmith.model import machine
 
         if not spec:
             raise UserError("which base? give --base a model directory, a Hugging Face id or loan-desk")
         bases.keep_memory()
-        return bases.load(self.bases.get(spec, spec), spec)
+        base = bases.load(self.bases.get(spec, spec), spec)
+        torch.set_num_threads(machine.threads(base.width))
+        return base
 
     def base_of(self, name: str, spec: str = "") -> Base:
         """The base that adapter `name` belongs to, or `spec` when there is no name.
@@ -174,15 +180,29 @@ def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter
         return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress)
 
 
+def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> Adapter:
+    """Rankings or thumbs, or a reward model -> a better policy, without a value function."""
+    from tunesmith.train import dpo, grpo, kto
+
+    base = shop.base_of(settings.policy)
+    with shop.progress(settings.method) as progress:
+        if settings.method in ("grpo", "rloo"):
+            return grpo.train(shop.workspace, base, settings, resume=resume, progress=progress)
+        groups = comparisons(shop.workspace, settings.comparisons, settings.without)
+        trainer = dpo.train if settings.method == "dpo" else kto.train
+        return trainer(shop.workspace, base, settings, groups, resume=resume, progress=progress)
+
+
 def resume(shop: Shop, run: Run) -> Adapter:
     """Go on with a run that was interrupted.
 
     Raises:
         UserError: nothing to resume in this kind of run.
     """
-    steps: dict[str, Any] = {"sft": (sft, SftSettings), "reward": (reward, RewardSettings), "ppo": (ppo, PpoSettings)}
+    steps: dict[str, Any] = {"sft": (sft, SftSettings), "reward": (reward, RewardSettings), "ppo": (ppo, PpoSettings),
+                             "prefer": (prefer, PreferSettings)}
     if run.command not in steps:
-        raise UserError(f"run {run.id} is a {run.command}; only sft, reward and ppo runs can be resumed")
+        raise UserError(f"run {run.id} is a {run.command}; only sft, reward, ppo and prefer runs can be resumed")
     step, settings = steps[run.command]
     adapter: Adapter = step(shop, settings.model_validate(run.settings), run)
     return adapter
@@ -269,6 +289,8 @@ def provenance(workspace: Workspace, settings: EvaluateSettings,
     import torch
     import transformers
 
+    from tunesmith.train import cost as costs
+
     out: dict[str, dict[str, Any]] = {}
     for name in settings.models:
         adapter = workspace.adapter(name)
@@ -277,6 +299,7 @@ def provenance(workspace: Workspace, settings: EvaluateSettings,
         out[str(adapter)] = {"run": run.id, "seed": run.seed, **cost,
                              **{f"input: {k}": v for k, v in run.inputs.items()},
                              **{f"--{k.replace('_', '-')}": v for k, v in run.settings.items()}}
+        out[f"{adapter}, with all that it was made from"] = costs.lineage(workspace, adapter)
     out["Evaluation"] = {**settings.model_dump(mode="json"), "prompts, distinct": len({p.id for p in prompts})}
     out["Machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
                       "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
