@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tunesmith.errors import SettingsError, nearest
 
-AdapterKind = Literal["lora", "prefix", "bottleneck", "full"]
+AdapterKind = Literal["lora", "full"]
 
 
 class Settings(BaseModel):
@@ -46,9 +46,11 @@ class Settings(BaseModel):
 
 
 class Lora(Settings):
-    """The adapter: LoRA on all linear layers, as "LoRA without regret" recommends."""
+    """The trained part: LoRA on all linear layers, as "LoRA without regret" recommends, or every weight of the base."""
 
-    adapter: AdapterKind = Field("lora", description="the trained part")
+    adapter: AdapterKind = Field("lora", description="full trains all of the base's weights and publishes a new base")
+    lr: float = Field(0.0, ge=0, description="peak learning rate; 0: 1e-3 for LoRA, a tenth of it for full, as "
+                      '"LoRA without regret" found')
     rank: int = Field(16, ge=1, description="LoRA rank r")
     alpha: float = Field(32, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
 
@@ -60,9 +62,22 @@ class Optimization(Settings):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising learning rate")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     weight_decay: float = Field(0.0, ge=0)
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit keeps the moments in 8 bits: it pays with --adapter full, not with LoRA")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the products; what is trained, and the losses, stay fp32. auto: what this machine is "
+        "fast at")
+    micro_tokens: int = Field(0, ge=0, description="tokens computed at once; no result depends on it but for rounding. "
+                              "0: what is fast and fits into --memory-mb")
+    memory_mb: int = Field(0, ge=0, description="for the activations of tokens computed at once; 0: half of what is "
+                           "free")
+    checkpoint_activations: bool = Field(
+        False, description="keep less in memory and compute it again in the backward pass, a third slower")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     layout: Literal["tree", "padded"] = Field("tree", description="tree: prompt once, no padding; padded: plain rows")
+    threads: int = Field(0, ge=0, description="of the processor; 0: OMP_NUM_THREADS, or what a short measurement finds "
+                         "fastest")
 
 
 class SftSettings(Lora, Optimization):

@@ -141,7 +141,7 @@ def test_micro_batches_give_the_gradient_of_one_big_batch(lab, monkeypatch):
     whole = reward.forward_backward(base, head, learner, items, lab.reward())
     want = gradient(learner)
     for budget in (1, 150):
-        monkeypatch.setattr(reward, "BUDGET", budget)
+        learner.budget = budget
         parts = reward.forward_backward(base, head, learner, items, lab.reward())
         assert (gradient(learner) - want).abs().max() < 1e-10
         assert parts == pytest.approx(whole, abs=1e-6)

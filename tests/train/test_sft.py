@@ -76,7 +76,7 @@ def test_micro_batches_and_layouts_give_the_gradient_of_one_big_batch(lab, monke
     sft.forward_backward(base, learner, trees, "padded")
     assert (gradient(parameters) - whole).abs().max() < 1e-6
     for budget in (1, 60):
-        monkeypatch.setattr(sft, "BUDGET", budget)
+        learner.budget = budget
         sft.forward_backward(base, learner, trees)
         assert (gradient(parameters) - whole).abs().max() < 1e-10
     assert whole.abs().max() > 1e-3

@@ -71,7 +71,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Adapter:
-    """The trained part, `name@version`: a PEFT folder that belongs to one base."""
+    """The trained part, `name@version`: a PEFT folder that belongs to one base.
+
+    After full fine-tuning `base["kind"]` is "full": the new base lies in `model/`, and `base["from"]` is the old one.
+    """
 
     name: str
     version: int
@@ -487,5 +490,7 @@ def _dataset(path: Path, manifest: Mapping[str, Any]) -> Dataset:
 
 
 def _adapter(path: Path, about: Mapping[str, Any]) -> Adapter:
-    return Adapter(path.parent.name, int(path.name), about["role"], path, about["base"], about["lineage"],
-                   about["created"])
+    base = about["base"]
+    if base.get("kind") == "full":  # it holds its own base, whose name was not known before it was published
+        base = {**base, "spec": f"{path.parent.name}@{path.name}"}
+    return Adapter(path.parent.name, int(path.name), about["role"], path, base, about["lineage"], about["created"])

@@ -29,7 +29,9 @@ from tunesmith.records import AnswerGroup, Pair, fingerprint
 from tunesmith.settings import RewardSettings
 from tunesmith.statistics import auc, calibration, wilson
 from tunesmith.store.workspace import Adapter, Run, Workspace
-from tunesmith.train.learner import BUDGET, Learner, indices, mean
+from tunesmith.train import full
+from tunesmith.train.learner import Learner, indices, mean
+from tunesmith.train.memory import settle
 from tunesmith.train.session import session
 
 
@@ -60,14 +62,11 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
     items, skipped = encode(base, groups, settings.max_tokens or base.context)
     train_items, held_out = divide(items, settings.held_out)
     parent = workspace.adapter(settings.model) if settings.model else None
-    if parent:
-        adapters.load(base, "reward", parent.path)
-    else:
-        adapters.attach(base, "reward", settings.rank, settings.alpha, settings.seed)
+    slot, weights = full.start(base, "reward", settings, parent, head=False)
+    settings = settle(settings, base, slot, resume)
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
     steps = math.ceil(len(train_items) * settings.epochs / settings.batch)
-    learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))}, steps,
-                      settings.lr, settings.warmup, settings.max_grad_norm, settings.weight_decay)
+    learner = Learner.of({**weights, **dict(head.linear.named_parameters("head"))}, steps, settings)
     data = fingerprint([[i.group.id, [p.to_dict() for p in i.pairs], list(i.group.labels)] for i in items])
     inputs = {"comparisons": data, "base": base.hash, **({"model": str(parent)} if parent else {})}
     with session(workspace, base, "reward", settings, inputs, steps, resume, progress) as run:
@@ -75,15 +74,17 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
         for step in range(run.resume(lambda folder: learner.load(folder, "reward")), steps):
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]
-            metrics = {**forward_backward(base, head, learner, chosen, settings), **learner.step()}
+            metrics = {**forward_backward(base, head, learner, chosen, settings, slot), **learner.step()}
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "reward"),
                          passes([i.tree for i in chosen], trained=1))
         model = RewardModel(base, slot, head, settings.layout)
         scores = head.normalize(model.score_trees([i.tree for i in train_items]))
         run.summary |= {"train": assess(model, train_items, scores), "held_out": assess(model, held_out)}
 
+        save = full.finish(base, slot, settings)
+
         def write(folder: Path) -> None:
-            adapters.save(base, "reward", folder)
+            save(folder)
             head.save(folder)
 
         return run.publish(settings.name, "reward", base, write, {settings.comparisons: data},
@@ -91,16 +92,19 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
 
 
 def forward_backward(base: Base, head: heads.ScalarHead, learner: Learner, items: Sequence[Item],
-                     settings: RewardSettings) -> dict[str, float]:
-    """Add the gradient of one optimizer step's loss, averaged over its prompts."""
+                     settings: RewardSettings, slot: str = "reward") -> dict[str, float]:
+    """Add the gradient of one optimizer step's loss, averaged over its prompts.
+
+    `slot` is the adapter that learns, "" the base itself.
+    """
     total = sum(i.weight for i in items)
     answers = sum(len(i.tree.answers) for i in items)
     metrics = []
-    for part in split([i.tree for i in items], BUDGET):
+    for part in split([i.tree for i in items], learner.budget):
         chosen = [items[j] for j in part]
         batch = build([i.tree for i in chosen], base.device)
-        with adapters.active(base, "reward"):
-            rewards_A = head(hidden(base, batch, settings.layout)[batch.last_A])
+        with adapters.active(base, slot):
+            rewards_A = head(hidden(base, batch, settings.layout, batch.last_A))
             loss, m = _loss(rewards_A, chosen, total, answers, settings)
             learner.backward(loss)
         metrics.append(m)

@@ -15,7 +15,9 @@ from tunesmith.ops import logprobs, losses
 from tunesmith.records import Demonstration
 from tunesmith.settings import SftSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
-from tunesmith.train.learner import BUDGET, Learner, indices, mean
+from tunesmith.train import full
+from tunesmith.train.learner import Learner, indices, mean
+from tunesmith.train.memory import settle
 from tunesmith.train.session import session
 
 
@@ -27,24 +29,19 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
         UserError: no usable demonstration.
         TrainingStopped: NaN or exploding loss.
     """
-    if settings.adapter != "lora":
-        raise UserError(f"--adapter {settings.adapter} is not built yet; use lora")
     data = workspace.dataset(settings.data)
     trees, skipped = encode(base, list(data.rows()), settings.max_tokens or base.context)
     parent = workspace.adapter(settings.after) if settings.after else None
-    if parent:
-        adapters.load(base, "policy", parent.path)
-    else:
-        adapters.attach(base, "policy", settings.rank, settings.alpha, settings.seed)
+    slot, weights = full.start(base, "policy", settings, parent)
+    settings = settle(settings, base, slot, resume)
     steps = math.ceil(len(trees) * settings.epochs / settings.batch)
-    learner = Learner(adapters.trainable(base, "policy"), steps, settings.lr, settings.warmup, settings.max_grad_norm,
-                      settings.weight_decay)
+    learner = Learner.of(weights, steps, settings)
     inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {})}
     with session(workspace, base, "sft", settings, inputs, steps, resume, progress) as run:
         run.summary = {"rows": len(trees), "skipped": skipped}
         for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
             chosen = [trees[i] for i in indices(len(trees), settings.seed, step * settings.batch, settings.batch)]
-            metrics = {**forward_backward(base, learner, chosen, settings.layout), **learner.step()}
+            metrics = {**forward_backward(base, learner, chosen, settings.layout, slot=slot), **learner.step()}
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "policy"),
                          passes(chosen, trained=1, trained_logits=1))
         return run.publish(settings.name, "policy", base, full.finish(base, slot, settings),
@@ -52,16 +49,19 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
 
 
 def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: str = "tree",
-                     scale: float = 1.0) -> dict[str, float]:
-    """Add the gradient of `scale` x the mean negative log-likelihood of these trees' learned tokens."""
+                     scale: float = 1.0, slot: str = "policy") -> dict[str, float]:
+    """Add the gradient of `scale` x the mean negative log-likelihood of these trees' learned tokens.
+
+    `slot` is the adapter that learns, "" the base itself.
+    """
     count = sum(w for t in trees for ws in t.weights for w in ws)
     metrics = []
-    for part in split(trees, BUDGET):
+    for part in split(trees, learner.budget):
         batch = build([trees[i] for i in part], base.device)
-        with adapters.active(base, "policy"):
+        with adapters.active(base, slot):
             learned = batch.weight_N > 0
-            states = hidden(base, batch, layout)[batch.source_N[learned]]  # type: ignore[arg-type]
-            logp_N = logprobs.from_hidden(states, base.logits, batch.target_N[learned])
+            states = hidden(base, batch, layout, batch.source_N[learned])  # type: ignore[arg-type]
+            logp_N = logprobs.from_hidden(states, base.head, batch.target_N[learned])
             loss, m = losses.sft(logp_N, batch.weight_N[learned], count)
             learner.backward(loss * scale)
         metrics.append(m)

@@ -1,0 +1,121 @@
+"""What a run leaves to the machine is settled once, before it begins, and recorded: rate, precision, micro-batch.
+
+A resumed run takes the recorded values, so it goes on to the same bits whatever is free by then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from tunesmith.errors import ModelError
+from tunesmith.model import adapters, machine, recompute
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree, build, hidden
+from tunesmith.settings import Lora, Optimization
+from tunesmith.store.workspace import Run
+from tunesmith.train.learner import BUDGET
+
+Kind = TypeVar("Kind", bound=Optimization)
+
+ENOUGH = {"cuda": 16 * BUDGET}
+"""Tokens at once beyond which nothing gets faster, where that is not `BUDGET`: a GPU wants more than a CPU's caches."""
+
+PROBE = (48, 80)
+"""Tokens of the probe's prompt and answer."""
+
+MARGIN = 1.3
+"""Gradients of activations and scratch space come on top of what is kept for the backward pass."""
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def settle(settings: Kind, base: Base, slot: str, resume: Run | None = None) -> Kind:
+    """The settings with nothing left to choose: `lr`, `precision` and `micro_tokens` as this run will use them.
+
+    Raises:
+        ModelError: the base was loaded in another precision than the settings ask for.
+    """
+    if settings.precision not in ("auto", base.precision):
+        raise ModelError(f"base {base.spec} is loaded in {base.precision}, and the run wants {settings.precision}")
+    chosen: dict[str, Any] = {"precision": base.precision}
+    if isinstance(settings, Lora) and not settings.lr:
+        chosen["lr"] = 1e-4 if settings.adapter == "full" else 1e-3
+    recompute.use(base, False)
+    if resume:
+        chosen["micro_tokens"] = resume.settings.get("micro_tokens") or BUDGET
+    elif not settings.micro_tokens:
+        chosen["micro_tokens"] = micro_tokens(base, slot, settings.memory_mb * 2**20 or available(base.device) // 2,
+                                              settings.checkpoint_activations)
+    recompute.use(base, settings.checkpoint_activations)
+    return settings.model_copy(update=chosen)
+
+
+def dtypes(settings: Optimization) -> tuple[torch.dtype, torch.dtype | None]:
+    """What to load a base's weights in, and what to compute in where that is coarser.
+
+    A frozen base is bf16 altogether. Full fine-tuning keeps fp32 weights, because small steps vanish in bf16, and
+    computes the products in bf16 (autocast).
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    wanted = named.get(settings.precision) or machine.precision(device)
+    if isinstance(settings, Lora) and settings.adapter == "full":
+        return torch.float32, wanted if wanted == torch.bfloat16 else None
+    return wanted, None
+
+
+def micro_tokens(base: Base, slot: str, room: int, checkpointed: bool) -> int:
+    """As many tokens at once as are fast, if what training keeps of them fits into `room` bytes; at least 1."""
+    each = activation_bytes(base, slot)
+    if checkpointed:  # every block's input, and one block whole
+        count = len(recompute.blocks(base))
+        each = each / count + count * base.width * base.dtype.itemsize
+    return max(1, min(ENOUGH.get(base.device.type, BUDGET), int(room / (MARGIN * each))))
+
+
+def activation_bytes(base: Base, slot: str) -> float:
+    """Bytes per token that a forward pass through the trunk keeps for its backward pass, counted on a small batch."""
+    words = [i % base.model.get_input_embeddings().num_embeddings for i in range(sum(PROBE))]
+    batch = build([Tree(tuple(words[:PROBE[0]]), (tuple(words[PROBE[0]:]),))], base.device)
+    with adapters.active(base, slot), torch.enable_grad(), _kept(base) as sizes:
+        hidden(base, batch)
+    return sum(sizes.values()) / sum(PROBE)
+
+
+@contextmanager
+def _kept(base: Base) -> Iterator[dict[int, int]]:
+    """The bytes of every block of memory that autograd keeps, weights left out."""
+    sizes: dict[int, int] = {}
+    alive: list[Tensor] = []  # an address is used again once its tensor is gone
+    weights = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+            alive.append(x.detach())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        yield sizes
+
+
+def available(device: torch.device) -> int:
+    """Bytes that a process may still take on this device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # where the system does not say
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    with suppress(OSError, ValueError):  # a container's limit; "max" is none
+        limit, used = ((CGROUP / f"memory.{f}").read_text() for f in ("max", "current"))
+        free = min(free, max(0, int(limit) - int(used)))
+    return free
