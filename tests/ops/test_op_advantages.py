@@ -147,3 +147,47 @@ def test_without_a_target_the_coefficient_is_fixed():
     controller = advantages.KlController(0.15)
     controller.update(1e6, 1000)
     assert controller.coefficient == 0.15
+
+
+def test_group_advantages_by_hand_sum_to_zero():
+    """Checklist 42. Rewards 1, 2, 6: mean 3, variance (4 + 1 + 9) / 2 = 7."""
+    rewards = f64([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]])
+    plain = advantages.group(rewards, normalize_std=False)
+    assert plain.tolist() == [[-2.0, -1.0, 3.0], [-1.0, -1.0, 2.0]]
+    scaled = advantages.group(rewards)
+    std = math.sqrt(7) + 1e-4
+    assert scaled[0].tolist() == pytest.approx([-2 / std, -1 / std, 3 / std], abs=1e-12)
+    for found in (plain, scaled, advantages.rloo(rewards)):
+        assert found.sum(1).abs().max() < 1e-12
+
+
+def test_groups_without_variance_get_exactly_nothing():
+    """Checklist 42, scores that differ by rounding included: noise over a tiny deviation would be a full signal."""
+    rewards = tensor([[0.1, 0.1, 0.1], [0.7, 0.7 + 3e-6, 0.7 - 3e-6], [0.7, 0.7, 0.8]])
+    assert advantages.alike(rewards).tolist() == [True, True, False]
+    for found in (advantages.group(rewards), advantages.group(rewards, False), advantages.rloo(rewards)):
+        assert not found[:2].any() and found[2].abs().min() > 0.02
+
+
+def test_the_leave_one_out_baseline_knows_nothing_of_its_own_answer():
+    """Rewards 1, 2, 6: the others' means are 4, 3.5 and 1.5; raising one's own reward leaves one's baseline alone."""
+    rewards = f64([[1.0, 2.0, 6.0]])
+    assert advantages.rloo(rewards).tolist() == [[-3.0, -1.5, 4.5]]
+    raised = rewards + f64([[0.0, 10.0, 0.0]])
+    baseline = rewards - advantages.rloo(rewards), raised - advantages.rloo(raised)
+    assert baseline[0][0, 1] == baseline[1][0, 1] and baseline[0][0, 0] != baseline[1][0, 0]
+
+
+def test_rloo_is_unbiased_and_the_group_mean_is_not():
+    """Two answers from a policy over two tokens: the expected REINFORCE gradient, summed over all four draws."""
+    p, reward = f64([0.3, 0.7]), f64([1.0, 5.0])
+    score = torch.eye(2, dtype=torch.float64) - p  # score[y] = d log pi(y) / d logits
+    truth = sum(p[y] * reward[y] * score[y] for y in range(2))
+    expected = {"rloo": torch.zeros(2).double(), "mean": torch.zeros(2).double()}
+    for a in range(2):
+        for b in range(2):
+            rewards = reward[[a, b]][None]
+            for name, found in (("rloo", advantages.rloo(rewards)), ("mean", advantages.group(rewards, False))):
+                expected[name] += p[a] * p[b] * (found[0, 0] * score[a] + found[0, 1] * score[b]) / 2
+    assert torch.allclose(expected["rloo"], truth, atol=1e-12)
+    assert torch.allclose(expected["mean"], truth / 2, atol=1e-12)  # (K - 1) / K of it: its own answer is in the mean

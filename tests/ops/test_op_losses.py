@@ -188,3 +188,29 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole():
     parts, added = gradient([[0], [3, 1, 5], [4, 2]])
     assert (whole - parts).abs().max() < 1e-10
     assert all(float(added[k]) == pytest.approx(float(v), abs=1e-6) for k, v in metrics.items())
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "loss", "gradient"), [
+    (1.0, 2.0, -2.0, -2.0),
+    (1.25, 2.0, -2.5, -2.5),    # beyond 1 + low, but there is more room above
+    (1.5, 2.0, -2.6, 0.0),      # clipped at 1 + high
+    (0.5, -2.0, 1.6, 0.0),      # clipped at 1 - low
+    (1.5, -2.0, 3.0, 3.0),      # a bad item that became likelier is never clipped
+])
+def test_group_policy_loss_clips_higher_above_than_below(ratio, advantage, loss, gradient):
+    """Checklist 42: clip-low 0.2, clip-high 0.3."""
+    logp = f64([math.log(ratio)]).requires_grad_()
+    out, metrics = losses.group_policy(logp, f64([0.0]), f64([advantage]), f64([1.0]), 0.2, 0.3, 1)
+    out.backward()
+    assert out.item() == pytest.approx(loss) and logp.grad.item() == pytest.approx(gradient)
+    assert float(metrics["clip_fraction"]) == float(gradient == 0)
+    assert float(metrics["approx_kl"]) == pytest.approx(0.5 * math.log(ratio) ** 2)
+    assert float(metrics["ratio_max"]) == pytest.approx(ratio)
+
+
+def test_group_policy_weights_say_how_items_are_averaged():
+    logp, old = f64([0.1, 0.0, -0.05]), torch.zeros(3, dtype=torch.float64)
+    out, metrics = losses.group_policy(logp, old, f64([1.0, -2.0, 3.0]), f64([0.5, 0.25, 0.1]), 0.2, 0.2, 3)
+    by_hand = -(0.5 * math.exp(0.1) - 0.25 * 2 + 0.1 * 3 * math.exp(-0.05))
+    assert out.item() == pytest.approx(by_hand, abs=1e-12)
+    assert float(metrics["approx_kl"]) == pytest.approx(0.5 * (0.01 + 0.0025) / 3)
