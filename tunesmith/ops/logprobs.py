@@ -17,7 +17,7 @@ CHUNK = 512
 def chosen(logits_NV: Tensor, target_N: Tensor, temperature: float = 1.0) -> Tensor:
     """log softmax(logits / temperature) at the targets, in float32, shape [N]."""
     logits_NV = _tempered(logits_NV, temperature)
-    return logits_NV.gather(-1, target_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
+    return _softmax(logits_NV, target_N)[0]
 
 
 def entropy(logits_NV: Tensor, temperature: float = 1.0) -> Tensor:
@@ -75,9 +75,9 @@ class _Chosen(torch.autograd.Function):
         logps, slopes = [], []
         for hidden, target in _chunks(hidden_ND, target_N, chunk):
             logits_NV = _tempered(head(hidden), temperature)
-            total_N = logits_NV.logsumexp(-1)
-            logps.append(logits_NV.gather(-1, target[:, None])[:, 0] - total_N)
-            slope_NV = (logits_NV - total_N[:, None]).exp_().neg_()
+            logp_N, slope_NV, total_N = _softmax(logits_NV, target)
+            logps.append(logp_N)
+            slope_NV *= -1 / total_N[:, None]
             slope_NV.scatter_add_(1, target[:, None], torch.ones_like(total_N)[:, None])
             if head.cap is not None:
                 slope_NV *= 1 - (logits_NV * (temperature / head.cap)).square()
@@ -89,6 +89,14 @@ class _Chosen(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         slope_ND, = ctx.saved_tensors
         return gradients[0][:, None].to(slope_ND.dtype) * slope_ND, None, None, None, None
+
+
+def _softmax(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(log p(target), the softmax's numerator, its denominator): all that both directions need, in three passes."""
+    top_N1 = logits_NV.detach().amax(-1, keepdim=True)
+    numerator_NV = (logits_NV - top_N1).exp_()
+    total_N = numerator_NV.sum(-1)
+    return (logits_NV.gather(-1, target_N[:, None]) - top_N1)[:, 0] - total_N.log(), numerator_NV, total_N
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:
