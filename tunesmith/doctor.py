@@ -6,7 +6,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,21 +34,33 @@ def _package(name: str) -> dict[str, str]:
 
 
 def _torch() -> list[dict[str, str]]:
+    """What runs are held against, and what is chosen from it."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; training runs on the CPU"
-    return [_row("gpu", gpu), _row("fp32 products", f"{_gflops(torch.float32):.0f} GFLOP/s"),
-            _row("bf16 products", f"{_gflops(torch.bfloat16):.0f} GFLOP/s")]
+    from tunesmith.model import machine
+
+    gpus = torch.cuda.device_count()
+    torch.set_num_threads(threads := machine.threads(width=512))
+    rows = [_row("gpu", torch.cuda.get_device_name() if gpus else "none; training runs on the CPU"),
+            _row("threads", f"{threads} of {machine.AVAILABLE} pay at a width of 512")]
+    for device in ("cpu", *(("cuda",) if gpus else ())):
+        here, chosen = machine.measure(device), str(machine.precision(device)).removeprefix("torch.")
+        rows += [_row(f"{device}: fp32 products", f"{here.fp32_gflops:,.0f} GFLOP/s"),
+                 _row(f"{device}: bf16 products", f"{here.bf16_gflops:,.0f} GFLOP/s; auto takes {chosen}"),
+                 _row(f"{device}: memory", f"{here.bandwidth_gbps:,.0f} GB/s")]
+    return [*rows, *_energy(gpus)]
 
 
-def _gflops(dtype: object, size: int = 1024) -> float:
-    import torch
+def _energy(gpus: int) -> list[dict[str, str]]:
+    """Whether energy is measured or estimated."""
+    from tunesmith.train import cost
 
-    a = torch.randn(size, size).to(dtype)  # type: ignore[call-overload]
-    a @ a
-    start = time.perf_counter()
-    a @ a
-    return 2 * size**3 / (time.perf_counter() - start) / 1e9
+    def row(name: str, counter: cost.Counter, cure: str) -> dict[str, str]:
+        return _row(name, "measured") if counter.joules() is not None else _row(name, "estimated from seconds", cure)
+
+    locked = f"sudo chmod a+r {cost.RAPL}/intel-rapl:*/energy_uj" if cost.rapl_zones() else ""
+    rows = [row("cpu energy", cost.cpu_counter(), locked)]
+    return [*rows, *([row("gpu energy", cost.gpu_counter(gpus), 'pip install "tunesmith[energy]"')] if gpus else [])]
 
 
 def _disk(folder: Path) -> dict[str, str]:

@@ -88,7 +88,7 @@ def test_precision_follows_the_measured_products(monkeypatch, fp32, bf16, chosen
 ])
 def test_threads_double_for_as_long_as_it_pays(monkeypatch, cores, cost, chosen):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(machine, "AVAILABLE", cores)
     monkeypatch.setattr(machine, "_repeats", lambda work: 1)
     monkeypatch.setattr(machine, "_seconds", lambda work, threads, repeat, limit=0: cost[threads])
     machine.threads.cache_clear()
@@ -98,7 +98,7 @@ def test_threads_double_for_as_long_as_it_pays(monkeypatch, cores, cost, chosen)
 
 def test_threads_that_the_person_chose_stay(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(machine, "AVAILABLE", 3)
     monkeypatch.setattr(machine, "_seconds", None)
     machine.threads.cache_clear()
     assert machine.threads(32) == 3

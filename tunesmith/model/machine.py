@@ -24,6 +24,9 @@ from tunesmith.model.batch import Tree
 BUDGET = 0.03
 """Seconds that each of the measurements below may take, about."""
 
+AVAILABLE = torch.get_num_threads()
+"""Threads that torch would use unasked: one per core, or OMP_NUM_THREADS."""
+
 WORTH = 1.1
 """Twice the threads must be this many times as fast to be taken."""
 
@@ -73,13 +76,12 @@ def threads(width: int) -> int:
     On a machine that is busy with other work two threads can be twenty times slower than one, because each waits for
     the other at the end of every small product. What OMP_NUM_THREADS says is left alone.
     """
-    available = torch.get_num_threads()
-    if "OMP_NUM_THREADS" in os.environ or available == 1:
-        return available
+    if "OMP_NUM_THREADS" in os.environ or AVAILABLE == 1:
+        return AVAILABLE
     x, w = torch.randn(max(32, 2**17 // width), width), torch.randn(width, width)
     repeat = _repeats(lambda: x @ w)
     chosen, best = 1, _seconds(lambda: x @ w, 1, repeat)
-    for more in sorted({*(2**i for i in range(1, available.bit_length()) if 2**i < available), available}):
+    for more in sorted({*(2**i for i in range(1, AVAILABLE.bit_length()) if 2**i < AVAILABLE), AVAILABLE}):
         seconds = _seconds(lambda: x @ w, more, repeat, limit=best)
         if seconds * WORTH > best:
             break

@@ -79,9 +79,15 @@ class Nvml:
         return sum(self.library.nvmlDeviceGetTotalEnergyConsumption(h) for h in self.handles)
 
 
+def rapl_zones(root: Path = RAPL) -> list[Path]:
+    """The counters of packages, and of the memory beside them; cores and graphics are inside their package."""
+    return [z for z in sorted(root.glob("intel-rapl:*"))
+            if (z / "name").is_file() and (z / "name").read_text().startswith(("package", "dram"))]
+
+
 def cpu_counter(root: Path = RAPL) -> Counter:
     """RAPL where this user may read it."""
-    zones = [z for z in sorted(root.glob("intel-rapl:*")) if _counts(z)]
+    zones = rapl_zones(root)
     try:
         return Rapl(zones) if zones else NoCounter()
     except OSError:
@@ -194,14 +200,6 @@ def lineage(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
 
 def _micro(file: Path) -> int:
     return int(file.read_text())
-
-
-def _counts(zone: Path) -> bool:
-    """Packages, and the memory beside them; cores and graphics are inside their package."""
-    try:
-        return (zone / "name").read_text().startswith(("package", "dram"))
-    except OSError:
-        return False
 
 
 def _digits(value: float, digits: int = 4) -> float:

@@ -76,7 +76,7 @@ class Session:
         executions = [*self.earlier, self._used()]
         tokens = sum(u["tokens"] for u in executions)
         seconds = max(sum(u["step_seconds"] for u in executions), 1e-9)
-        rate = machine.measure(self.base.device.type).gflops(next(self.base.model.parameters()).dtype)
+        rate = machine.measure(self.base.device.type).gflops(self.base.dtype)
         return {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 1),
                 "fraction_of_limit": round(sum(u["gflop"] for u in executions) / seconds / rate, 4),
                 **{k: max(u[k] for u in executions) for k in executions[-1] if k.startswith("peak_")},
@@ -101,12 +101,15 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
     if resume is not None and resume.status == "finished":
         raise UserError(f"run {resume.id} has finished; there is nothing to resume")
     if resume is None:
-        run = workspace.start_run(command, settings.model_dump(mode="json", by_alias=True), settings.seed, dict(inputs))
+        threads = settings.threads or torch.get_num_threads()
+        recorded = {**settings.model_dump(mode="json", by_alias=True), "threads": threads}
+        run = workspace.start_run(command, recorded, settings.seed, dict(inputs))
     else:
-        run = resume
+        run, threads = resume, resume.settings.get("threads") or torch.get_num_threads()
         changed = [k for k, v in inputs.items() if run.inputs.get(k) != v]
         if changed:
             raise UserError(f"run {run.id} cannot be resumed: its {changed[0]} has changed since it began")
+    torch.set_num_threads(threads)  # sums are added up in another order on another number
     current = Session(workspace, run, base, total, settings.checkpoint_every, progress, resume is not None)
     try:
         yield current
