@@ -46,7 +46,7 @@ from tunesmith.train.reward import Item
 ARMS = ("grouped", "plackett-luce", "shuffled")
 FILES = {"e2e": "e2e_five_way.jsonl.gz", "qa": "qa_feedback_four_way.jsonl.gz"}
 POINTS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Where in the training, in epochs, a model is measured."""
+"""Where in the training, in epochs, a model is measured, unless the command says."""
 
 TUNE = 80
 """Unused training pages that learning rates are compared on."""
@@ -57,6 +57,13 @@ ByPrompt = dict[str, float]
 def tiers(ratings: Sequence[float]) -> Tiers:
     """Higher is better, equal is tied."""
     return tuple(tuple(i for i, r in enumerate(ratings) if r == value) for value in sorted(set(ratings), reverse=True))
+
+
+def read(folder: Path, name: str) -> list[AnswerGroup]:
+    """A set's rankings, one group for each."""
+    with gzip.open(folder / FILES[name], "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return e2e(rows) if name == "e2e" else qa(rows)
 
 
 def e2e(rows: Iterable[Mapping[str, Any]], criterion: str = "quality") -> list[AnswerGroup]:
@@ -195,8 +202,9 @@ def assess(model: RewardModel, rankings: Sequence[Item], shared: frozenset[str])
             "shared": measure([rankings[k] for k in several], [scores[k] for k in several])}
 
 
-def train(base: Base, parts: Parts, arm: str, settings: RewardSettings) -> Iterator[dict[str, Any]]:
-    """One run; yields a line at each of POINTS."""
+def train(base: Base, parts: Parts, arm: str, settings: RewardSettings,
+          points: Sequence[float] = POINTS) -> Iterator[dict[str, Any]]:
+    """One run; yields a line at each of `points`."""
     began = time.process_time()
     rows = [row for item in parts.train for row in apart(item)] if arm == "shuffled" else parts.train
     settings = settings.model_copy(update={"loss": "plackett-luce" if arm == "plackett-luce" else "pairs"})
@@ -207,9 +215,9 @@ def train(base: Base, parts: Parts, arm: str, settings: RewardSettings) -> Itera
     learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))},
                       math.ceil(per_epoch * settings.epochs), settings.lr, settings.warmup, settings.max_grad_norm,
                       settings.weight_decay, decay=False)
-    points = {math.ceil(p * per_epoch): p for p in POINTS if p <= settings.epochs}
+    at = {math.ceil(p * per_epoch): p for p in points if p <= settings.epochs}
     tokens, spent = 0, time.process_time() - began
-    for step in range(1, max(points) + 1):
+    for step in range(1, max(at) + 1):
         began = time.process_time()
         start, end = (round(s * len(rows) / per_epoch) for s in (step - 1, step))
         chosen = [rows[i] for i in indices(len(rows), settings.seed, start, end - start)]
@@ -217,18 +225,19 @@ def train(base: Base, parts: Parts, arm: str, settings: RewardSettings) -> Itera
         learner.step()
         tokens += sum(i.tree.size for i in chosen)
         spent += time.process_time() - began
-        if step in points:
-            yield {"arm": arm, "seed": settings.seed, "lr": settings.lr, "epoch": points[step], "steps": step,
+        if step in at:
+            yield {"arm": arm, "seed": settings.seed, "lr": settings.lr, "epoch": at[step], "steps": step,
                    "rows": len(rows), "tokens": tokens, "cpu_seconds": round(spent, 2),
                    "held_out": assess(model, parts.held_out, parts.shared),
-                   "seen": assess(model, parts.seen, parts.shared) if points[step] == int(points[step]) else None}
+                   "seen": assess(model, parts.seen, parts.shared) if at[step] == int(at[step]) else None}
 
 
 METRICS = {"accuracy": ".1%", "tau": ".3f", "log_loss": ".3f"}
 
 
 def summarize(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures by arm and epoch over the seeds that all arms have; differences from `grouped` on the same prompts."""
+    """Figures by arm and epoch over the seeds; differences on the same prompts: from `grouped`, and from the same run
+    after half an epoch (does it overfit?)."""
     by: dict[tuple[str, float], dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for line in lines:
         by[line["arm"], line["epoch"]][line["seed"]] = line
@@ -250,7 +259,7 @@ def summarize(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             row["minus grouped"] = {m: _over([_values(runs[s]["held_out"], m) - _values(against[s]["held_out"], m)
                                               for s in both]) for m in METRICS}
         first = by.get((arm, 0.5), {})
-        if epoch == 1.0 and runs.keys() <= first.keys():
+        if epoch >= 1 and runs.keys() <= first.keys():
             row["minus half an epoch"] = {m: _over([_values(runs[s]["held_out"], m) - _values(first[s]["held_out"], m)
                                                     for s in sorted(runs)]) for m in METRICS}
         out.setdefault(arm, {})[f"{epoch:g}"] = row
@@ -279,8 +288,8 @@ def yardsticks(rankings: Sequence[AnswerGroup], items: Sequence[Item]) -> dict[s
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The tables of docs/results/rankings.md."""
-    lines = ["| | epoch | accuracy | tau-b | log-loss | calibration error | accuracy, train | log-loss, train |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = ["| | epoch | seeds | accuracy | tau-b | log-loss | ECE | accuracy, train | log-loss, train |",
+             "|---|---|---|---|---|---|---|---|---|"]
     for arm, epochs in result["arms"].items():
         for epoch, row in epochs.items():
             held, seen = row["held_out"], row.get("seen")
@@ -288,15 +297,16 @@ def markdown(result: Mapping[str, Any]) -> str:
             cells.append(f"{np.mean(held['ece']):.3f}")
             cells += [format(seen[m]["bootstrap"]["value"], METRICS[m]) if seen else "" for m in ("accuracy",
                                                                                                   "log_loss")]
-            lines.append(f"| {arm} | {epoch} | {' | '.join(cells)} |")
+            lines.append(f"| {arm} | {epoch} | {len(row['seeds'])} | {' | '.join(cells)} |")
     for name, row in result["yardsticks"].items():
-        lines.append(f"| {name} | | {_show(row['accuracy'], '.1%')} | {_show(row['tau'], '.3f')} | | | | |")
-    lines += ["", "| minus grouped | epoch | accuracy | tau-b | log-loss |", "|---|---|---|---|---|"]
-    for arm, epochs in result["arms"].items():
-        for epoch, row in epochs.items():
-            if "minus grouped" in row:
-                cells = [_show(row["minus grouped"][m]["bootstrap"], spec) for m, spec in METRICS.items()]
-                lines.append(f"| {arm} | {epoch} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | | | {_show(row['accuracy'], '.1%')} | {_show(row['tau'], '.3f')} | | | | |")
+    for title in ("minus grouped", "minus half an epoch"):
+        lines += ["", f"| {title} | epoch | accuracy | tau-b | log-loss |", "|---|---|---|---|---|"]
+        for arm, epochs in result["arms"].items():
+            for epoch, row in epochs.items():
+                if title in row:
+                    cells = [_show(row[title][m]["bootstrap"], spec) for m, spec in METRICS.items()]
+                    lines.append(f"| {arm} | {epoch} | {' | '.join(cells)} |")
     lines += ["", "| | tokens an epoch | CPU seconds an epoch |", "|---|---|---|"]
     for arm, epochs in result["arms"].items():
         last, row = list(epochs.items())[-1]
@@ -313,37 +323,51 @@ def main() -> None:
     a = _arguments()
     bases.keep_memory()
     base = bases.load(BASES["loan-desk"])
-    with gzip.open(a.data / FILES[a.set], "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    rankings = e2e(rows) if a.set == "e2e" else qa(rows)
-    limit, held_out = (a.limit or (160 if a.set == "e2e" else 128)), (0.0 if a.set == "e2e" else 0.2)
+    rankings = read(a.data, a.set)
+    limit, held_out = (a.limit or (160 if a.set == "e2e" else 96)), (0.0 if a.set == "e2e" else 0.2)
     parts = divide(base, rankings, limit, held_out, bool(a.tune), seen=16 if a.quick else 80)
-    a.out.mkdir(parents=True, exist_ok=True)
-    log = a.out / f"rankings-{a.set}{'-tune' if a.tune else ''}.jsonl"
+    settings = RewardSettings(base="loan-desk", comparisons=a.set, name="rankings", lr=a.lr, epochs=a.epochs,
+                              batch=a.batch)
+    log = a.log / f"{a.set}-{limit}x{a.batch}{'-tune' if a.tune else ''}.jsonl"
+    runs = [(arm, settings.model_copy(update={"seed": seed, "lr": lr}))
+            for seed in a.seeds for arm in a.arms for lr in a.tune or [a.lr]]
+    lines = learn(base, parts, runs, a.points, log)
+    if not a.tune:
+        result = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
+                  **describe(parts, settings), "yardsticks": yardsticks(rankings, parts.held_out),
+                  "arms": summarize(lines)}
+        print(markdown(result))
+        if not a.quick:
+            (a.out / f"rankings-{a.set}.json").write_text(json.dumps(result, indent=1))
+
+
+def learn(base: Base, parts: Parts, runs: Iterable[tuple[str, RewardSettings]], points: Sequence[float],
+          log: Path) -> list[dict[str, Any]]:
+    """The lines of the runs that the log lacks, behind those that it holds."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
     done = {(x["arm"], x["seed"], x["lr"], x["epoch"]) for x in lines}
-    for seed in a.seeds:
-        for arm in a.arms:
-            for lr in a.tune or [a.lr]:
-                settings = RewardSettings(base="loan-desk", comparisons=a.set, name="rankings", seed=seed, lr=lr,
-                                          epochs=a.epochs, batch=a.batch)
-                if (arm, seed, lr, max(p for p in POINTS if p <= a.epochs)) in done:
-                    continue
-                for line in train(base, parts, arm, settings):
-                    with log.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
-                    lines.append(line)
-                    print(*_brief(line), flush=True)
-    if a.tune:
-        return
-    result = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "set": a.set,
-              "train groups": len(parts.train), "train pairs": sum(len(i.pairs) for i in parts.train),
-              "held-out": {"prompts": len({i.group.prompt.id for i in parts.held_out}),
-                           "rankings": len(parts.held_out), "pairs": sum(len(i.pairs) for i in parts.held_out)},
-              "settings": settings.model_dump(exclude={"seed", "model", "name", "without", "checkpoint_every"}),
-              "yardsticks": yardsticks(rankings, parts.held_out), "arms": summarize(lines)}
-    (a.out / f"rankings-{a.set}.json").write_text(json.dumps(result, indent=1))
-    print(markdown(result))
+    for arm, settings in runs:
+        if (arm, settings.seed, settings.lr, max(p for p in points if p <= settings.epochs)) in done:
+            continue
+        for line in train(base, parts, arm, settings, points):
+            with log.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            lines.append(line)
+            print(*_brief(line), flush=True)
+    return lines
+
+
+def describe(parts: Parts, settings: RewardSettings) -> dict[str, Any]:
+    """What was trained on and measured."""
+    kept = {"base", "loss", "rank", "alpha", "lr", "warmup", "max_grad_norm", "weight_decay", "batch", "center"}
+    return {"set": settings.comparisons, "train": {"pages": len(parts.train),
+                                                   "prompts": len({i.group.prompt.id for i in parts.train}),
+                                                   "pairs": sum(len(i.pairs) for i in parts.train)},
+            "held_out": {"prompts": len({i.group.prompt.id for i in parts.held_out}),
+                         "pages": len({i.group.id for i in parts.held_out}), "rankings": len(parts.held_out),
+                         "pairs": sum(len(i.pairs) for i in parts.held_out)},
+            "settings": settings.model_dump(include=kept)}
 
 
 def _brief(line: Mapping[str, Any]) -> Iterator[str]:
@@ -360,11 +384,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=4.0)
-    parser.add_argument("--limit", type=int, default=0, help="training pages; 0: 160 of e2e, 128 of qa")
+    parser.add_argument("--points", type=float, nargs="+", default=POINTS, help="epochs at which to measure")
+    parser.add_argument("--limit", type=int, default=0, help="training pages; 0: 160 of e2e, 96 of qa")
     parser.add_argument("--batch", type=int, default=8, help="prompts per step; as many pairs on average if shuffled")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--tune", type=float, nargs="+", help="learning rates to compare on unused training prompts")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--log", type=Path, default=Path("workspace/rankings"), help="folder of the JSONL files")
     parser.add_argument("--quick", action="store_true", help="one epoch of 32 pages, one seed: does it run?")
     a = parser.parse_args()
     if a.quick:
