@@ -27,6 +27,7 @@ from tunesmith.settings import (
     CollectSettings,
     EvaluateSettings,
     ImportSettings,
+    Optimization,
     PpoSettings,
     PreferSettings,
     RewardSettings,
@@ -72,8 +73,10 @@ class Shop:
     bases: Mapping[str, str] = field(default_factory=dict)
     judges: Mapping[str, Callable[[], Judge]] = field(default_factory=dict)
 
-    def base(self, spec: str) -> Base:
-        """Load a base by directory, hub id or built-in name.
+    def base(self, spec: str, training: Optimization | None = None) -> Base:
+        """Load a base by directory, hub id, built-in name, or NAME@VERSION of a full fine-tuning.
+
+        `training` are the settings of a run that will train on it; they say in which precision.
 
         Raises:
             UserError: no base is named.
@@ -82,28 +85,41 @@ class Shop:
 
         from tunesmith.model import base as bases
         from tunesmith.model import machine
+        from tunesmith.train import memory
 
         if not spec:
             raise UserError("which base? give --base a model directory, a Hugging Face id or loan-desk")
         bases.keep_memory()
-        base = bases.load(self.bases.get(spec, spec), spec)
+        weights, compute = memory.dtypes(training) if training else (None, None)
+        base = bases.load(self._folder(spec), spec, dtype=weights)
+        base.compute = compute
         torch.set_num_threads(machine.threads(base.width))
         return base
 
-    def base_of(self, name: str, spec: str = "") -> Base:
+    def base_of(self, name: str, spec: str = "", training: Optimization | None = None) -> Base:
         """The base that adapter `name` belongs to, or `spec` when there is no name.
 
         Raises:
             UserError: the base has changed since the adapter was trained.
         """
         if not name:
-            return self.base(spec)
+            return self.base(spec, training)
         adapter = self.workspace.adapter(name)
-        base = self.base(spec or str(adapter.base["spec"]))
+        base = self.base(spec or str(adapter.base["spec"]), training)
         if base.hash != adapter.base["hash"]:
             raise UserError(f"{adapter} was trained on another base: {adapter.base['spec']} had hash "
                             f"{adapter.base['hash']}, {base.spec} has {base.hash}; name the right one with --base")
         return base
+
+    def _folder(self, spec: str) -> str:
+        from tunesmith.train import full
+
+        if "@" not in spec or Path(spec).exists():
+            return self.bases.get(spec, spec)
+        adapter = self.workspace.adapter(spec)
+        if adapter.base.get("kind") != "full":
+            raise UserError(f"--base {spec} is an adapter; its base is {adapter.base['spec']}")
+        return str(adapter.path / full.FOLDER)
 
 
 def import_file(shop: Shop, settings: ImportSettings) -> Dataset:
@@ -117,7 +133,7 @@ def sft(shop: Shop, settings: SftSettings, resume: Run | None = None) -> Adapter
     """Demonstrations -> adapter."""
     from tunesmith.train import sft as trainer
 
-    base = shop.base_of(settings.after, settings.base)
+    base = shop.base_of(settings.after, settings.base, settings)
     with shop.progress("sft") as progress:
         return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress)
 
@@ -166,7 +182,7 @@ def reward(shop: Shop, settings: RewardSettings, resume: Run | None = None) -> A
     from tunesmith.train import reward as trainer
 
     groups = comparisons(shop.workspace, settings.comparisons, settings.without)
-    base = shop.base_of(settings.model, settings.base)
+    base = shop.base_of(settings.model, settings.base, settings)
     with shop.progress("reward") as progress:
         return trainer.train(shop.workspace, base, settings, groups, resume=resume, progress=progress)
 
@@ -209,14 +225,26 @@ def resume(shop: Shop, run: Run) -> Adapter:
 
 
 def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> dict[str, list[Answer]]:
-    """One answer per prompt from every baseline and model, all on one resident base; the plainest first."""
+    """One answer per prompt from every baseline and model, one base resident at a time; the plainest first."""
     names = list(dict.fromkeys([*settings.against, *reversed(settings.models)]))
-    adapters = [n for n in names if n != "base"]
-    engine = _engine(shop.base_of(adapters[0]), shop.workspace, adapters)
     sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
+    drawn: dict[str, list[Answer]] = {}
     with shop.progress("answers") as progress:
-        return answer_all(engine, prompts, {n: "" if n == "base" else n for n in names}, sampling,
-                          _counted(progress, len(prompts) * len(names)))
+        count = _counted(progress, len(prompts) * len(names))
+        for spec, same in _by_base(shop.workspace, names, settings.models[0]).items():
+            adapters = [n for n in same if n != "base"]
+            engine = _engine(shop.base_of(adapters[0] if adapters else "", spec), shop.workspace, adapters)
+            drawn |= answer_all(engine, prompts, {n: "" if n == "base" else n for n in same}, sampling, count)
+    return {n: drawn[n] for n in names}
+
+
+def _by_base(workspace: Workspace, names: Sequence[str], newest: str) -> dict[str, list[str]]:
+    """Models by the base they need; "base" is the one that the newest was trained on, or from."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        about = workspace.adapter(newest if name == "base" else name).base
+        out.setdefault(str((about.get("from", about) if name == "base" else about)["spec"]), []).append(name)
+    return out
 
 
 def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
@@ -332,9 +360,10 @@ def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Seque
     """KL from the model that this one's training began from, in nats per answer (k1 on the model's own answers)."""
     from tunesmith.model.scorer import answer_logprobs
 
-    parents = shop.workspace.adapter(model).lineage.get("parents", {})
+    adapter = shop.workspace.adapter(model)
+    parents = adapter.lineage.get("parents", {})
     start = parents.get("policy") or parents.get("after") or ""
-    base = shop.base_of(model)
+    base = shop.base_of(start) if start else shop.base(str(adapter.base.get("from", adapter.base)["spec"]))
     slot = _engine(base, shop.workspace, [start]).slot(start)
     reference = answer_logprobs(base, slot, prompts, answers, temperature)
     return [sum(a.logprobs) - r for a, r in zip(answers, reference)]
