@@ -7,7 +7,7 @@ import torch
 
 from tunesmith.model import base as bases
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt
-from tunesmith.settings import PpoSettings, RewardSettings, SftSettings
+from tunesmith.settings import PpoSettings, PreferSettings, RewardSettings, SftSettings
 from tunesmith.store.workspace import Workspace
 
 
@@ -33,6 +33,12 @@ class Lab:
         return PpoSettings(**{**dict(policy="sft", reward="likes-a", prompts="prompts", name="p", updates=4, episodes=6,
                                      epochs=2, minibatches=2, max_tokens=8, lr=3e-3, value_lr=3e-3,
                                      checkpoint_every=2), **changes})
+
+    def prefer(self, method, **changes):
+        sources = (dict(comparisons="groups", beta=0.1) if method in ("dpo", "kto") else
+                   dict(reward="likes-a", prompts="prompts", samples=4, updates=4, max_tokens=8))
+        return PreferSettings(**{**dict(method=method, policy="sft", name="p", lr=3e-3, batch=4, checkpoint_every=2),
+                                 **sources, **changes})
 
     @property
     def groups(self):

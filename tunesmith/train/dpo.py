@@ -51,10 +51,11 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
     start = workspace.adapter(settings.policy)
     items, skipped = encode(base, groups, settings.longest or base.context)
     adapters.load(base, "policy", start.path)
+    weights = adapters.trainable(base, "policy")
     settings = settle(settings, base, "policy", resume)
     size = len(divide(items, settings.held_out)[0])
     steps = math.ceil(size * settings.epochs / settings.batch)
-    learner = Learner.of(adapters.trainable(base, "policy"), steps, settings)
+    learner = Learner.of(weights, steps, settings)
     data = fingerprint([[i.group.id, [p.to_dict() for p in i.pairs]] for i in items])
     inputs = {"comparisons": data, "policy": str(start), "base": base.hash}
     with session(workspace, base, "prefer", settings, inputs, steps, resume, progress) as run:

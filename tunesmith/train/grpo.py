@@ -72,9 +72,9 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume:
     if data.kind != "prompts":
         raise UserError(f"{data.name} holds {data.kind}, not prompts")
     prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
-    adapters.load(base, "policy", start.path)
-    settings = settle(settings, base, "policy", resume)
     roles = attach(base, start.path, judge.path, settings)
+    settings = settle(settings, base, "policy", resume)
+    roles.learner.budget = settings.micro_tokens
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash}
     with session(workspace, base, "prefer", settings, inputs, settings.updates, resume, progress) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
