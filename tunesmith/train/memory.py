@@ -84,7 +84,9 @@ def activation_bytes(base: Base, slot: str) -> float:
     """Bytes per token that a forward pass through the trunk keeps for its backward pass, counted on a small batch."""
     words = [i % base.model.get_input_embeddings().num_embeddings for i in range(sum(PROBE))]
     batch = build([Tree(tuple(words[:PROBE[0]]), (tuple(words[PROBE[0]:]),))], base.device)
-    with adapters.active(base, slot), torch.enable_grad(), _kept(base) as sizes:
+    with adapters.active(base, slot), torch.no_grad():
+        hidden(base, batch)  # whatever is found out on first use
+    with adapters.active(base, slot), _kept(base) as sizes:
         hidden(base, batch)
     return sum(sizes.values()) / sum(PROBE)
 

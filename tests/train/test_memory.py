@@ -1,0 +1,151 @@
+"""Micro-batches from a memory budget, and what a run settles before it begins."""
+
+import pytest
+import torch
+from test_sft import DEMOS, gradient, prepare
+
+from tunesmith.errors import ModelError
+from tunesmith.model import adapters, machine, recompute
+from tunesmith.model.batch import Tree, build, hidden
+from tunesmith.train import memory, reward, sft
+from tunesmith.train.learner import BUDGET
+
+
+def held(base, count):
+    """Bytes that torch itself says autograd keeps of one forward pass over `count` tokens."""
+    batch = build([Tree(tuple(range(count // 2)), (tuple(range(count - count // 2)),))])
+    seen = {}
+
+    def pack(x):
+        seen[x.untyped_storage().data_ptr()] = x
+        return x
+
+    with adapters.active(base, "policy"), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        out = hidden(base, batch)
+    weights = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
+    return out, sum(x.untyped_storage().nbytes() for key, x in seen.items() if key not in weights)
+
+
+@pytest.mark.parametrize("count", [100, 250])
+def test_the_probe_predicts_what_a_larger_batch_keeps(lab, count):
+    base, _, _ = prepare(lab)
+    each = memory.activation_bytes(base, "policy")
+    assert held(base, count)[1] == pytest.approx(count * each, rel=0.15)
+
+
+def test_half_the_room_holds_half_the_tokens_and_checkpointing_more(lab):
+    base, _, _ = prepare(lab)
+    each = memory.activation_bytes(base, "policy")
+    room = int(300 * memory.MARGIN * each)
+    assert memory.micro_tokens(base, "policy", room, False) in (299, 300)
+    assert memory.micro_tokens(base, "policy", room // 2, False) in (149, 150)
+    assert memory.micro_tokens(base, "policy", room // 10**6, False) == 1
+    assert memory.micro_tokens(base, "policy", 2**40, False) == BUDGET
+    assert memory.micro_tokens(base, "policy", room // 2, True) > 200
+
+
+def test_a_container_s_limit_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    free = memory.available(torch.device("cpu"))
+    assert 2**20 < free < 2**50
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available(torch.device("cpu")) == pytest.approx(free, rel=0.5)
+    (tmp_path / "memory.max").write_text("5000000\n")
+    assert memory.available(torch.device("cpu")) == 2_000_000
+
+
+def test_a_resumed_run_keeps_the_micro_batch_it_began_with(lab, monkeypatch):
+    """Its sums are added up in the same order, whatever is free by then."""
+    seen = []
+    forward = sft.forward_backward
+    monkeypatch.setattr(sft, "forward_backward", lambda base, learner, *a, **k: (
+        seen.append(learner.budget), forward(base, learner, *a, **k))[1])
+
+    def stop(done, total, metrics):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    for free, resumed in ((10**6, False), (10**9, True)):
+        monkeypatch.setattr(memory, "available", lambda device, free=free: free)
+        run = max(lab.workspace.runs(), key=lambda r: r.created) if resumed else None
+        try:
+            sft.train(lab.workspace, lab.base(), lab.sft(), resume=run, progress=None if resumed else stop)
+        except KeyboardInterrupt:
+            continue
+    assert len(seen) == 3 + 4 and len(set(seen)) == 1 and seen[0] < BUDGET
+
+
+def test_settings_that_name_a_budget_are_not_measured(lab, monkeypatch):
+    monkeypatch.setattr(memory, "activation_bytes", None)
+    adapter = sft.train(lab.workspace, lab.base(), lab.sft(micro_tokens=77))
+    assert lab.workspace.run(adapter.lineage["run"]).settings["micro_tokens"] == 77
+
+
+def test_a_base_in_another_precision_than_asked_for_is_refused(lab):
+    with pytest.raises(ModelError, match="loaded in fp32, and the run wants bf16"):
+        sft.train(lab.workspace, lab.base(), lab.sft(precision="bf16"))
+
+
+def test_precision_is_the_machine_s_unless_named_and_full_keeps_fp32_weights(lab, monkeypatch):
+    monkeypatch.setattr(machine, "precision", lambda device: torch.bfloat16)
+    coarse, fine = torch.bfloat16, torch.float32
+    assert memory.dtypes(lab.sft()) == (coarse, None)
+    assert memory.dtypes(lab.sft(adapter="full")) == (fine, coarse)
+    assert memory.dtypes(lab.reward(precision="fp32")) == (fine, None)
+    assert memory.dtypes(lab.reward(adapter="full", precision="fp32")) == (fine, None)
+
+
+def test_a_frozen_base_in_bf16_learns_about_the_same_with_fp32_adapters(lab):
+    curves = []
+    for dtype in (torch.float32, torch.bfloat16):
+        base = lab.base(dtype)
+        adapter = sft.train(lab.workspace, base, lab.sft(epochs=1))
+        assert all(p.dtype == torch.float32 for p in adapters.parameters(base, "policy").values())
+        curves.append([m["loss"] for m in lab.workspace.run(adapter.lineage["run"]).metrics()])
+    assert curves[0] != curves[1] == pytest.approx(curves[0], rel=0.03)
+
+
+@pytest.mark.parametrize("layout", ["tree", "padded"])
+def test_computing_again_gives_the_same_gradient_and_keeps_less(lab, layout):
+    """Backward runs outside of the tree's layout and here outside of the adapter too: the blocks remember both."""
+    base, learner, parameters = prepare(lab)
+    trees, _ = sft.encode(base, DEMOS, 256)
+    two = [Tree(t.prompt, (t.answers[0], t.answers[0][:3]), (t.weights[0], t.weights[0][:3])) for t in trees]
+    learner.backward = lambda loss: losses.append(loss)
+    found = []
+    for on in (False, True):
+        recompute.use(base, on)
+        losses = []
+        sft.forward_backward(base, learner, two, layout)
+        with adapters.active(base, ""):
+            sum(losses).backward()
+        found.append(gradient(parameters))
+    assert torch.equal(*found) and found[0].abs().max() > 1e-3
+    recompute.use(base, True)
+    out, few = held(base, 200)
+    recompute.use(base, False)
+    assert few < 0.4 * held(base, 200)[1]
+    assert not out.isnan().any()
+
+
+def test_computing_again_works_for_rewards_and_can_be_turned_off(lab):
+    found = []
+    for on in (False, True, False):
+        adapter = reward.train(lab.workspace, lab.base(), lab.reward(checkpoint_activations=on), lab.groups)
+        found.append([m["loss"] for m in lab.workspace.run(adapter.lineage["run"]).metrics()])
+    assert found[0] == found[1] == found[2]
+    base = lab.base()
+    recompute.use(base, True)
+    recompute.use(base, False)
+    assert not any("forward" in b.__dict__ for b in recompute.blocks(base))
+
+
+def test_every_budget_gives_the_gradient_of_one_batch(lab):
+    base, learner, parameters = prepare(lab, torch.float64)
+    trees, _ = sft.encode(base, DEMOS * 3, 256)
+    found = []
+    for learner.budget in (10**6, 100, 1):
+        sft.forward_backward(base, learner, trees)
+        found.append(gradient(parameters))
+    assert all((g - found[0]).abs().max() < 1e-6 * found[0].abs().max() for g in found)
