@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.quickstart import machine
+from benchmarks.rankings_figures import METRICS, markdown, summarize, values
 from tunesmith.feedback.agreement import by_item
 from tunesmith.feedback.groups import merge, pairs
 from tunesmith.model import adapters, heads
@@ -38,7 +39,7 @@ from tunesmith.model.scorer import RewardModel
 from tunesmith.quickstart.builtin import BASES
 from tunesmith.records import Answer, AnswerGroup, Message, Pair, Prompt, Tiers
 from tunesmith.settings import RewardSettings
-from tunesmith.statistics import Floats, bootstrap_mean, kendall_tau_b, over_seeds, t_interval
+from tunesmith.statistics import Floats, kendall_tau_b
 from tunesmith.train import reward
 from tunesmith.train.learner import Learner, indices
 from tunesmith.train.reward import Item
@@ -232,91 +233,13 @@ def train(base: Base, parts: Parts, arm: str, settings: RewardSettings,
                    "seen": assess(model, parts.seen, parts.shared) if at[step] == int(at[step]) else None}
 
 
-METRICS = {"accuracy": ".1%", "tau": ".3f", "log_loss": ".3f"}
-
-
-def summarize(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures by arm and epoch over the seeds; differences on the same prompts: from `grouped`, and from the same run
-    after half an epoch (does it overfit?)."""
-    by: dict[tuple[str, float], dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for line in lines:
-        by[line["arm"], line["epoch"]][line["seed"]] = line
-    out: dict[str, Any] = {}
-    for (arm, epoch), runs in sorted(by.items(), key=lambda x: (ARMS.index(x[0][0]), x[0][1])):
-        row: dict[str, Any] = {"seeds": sorted(runs), **{k: float(np.mean([r[k] for r in runs.values()]))
-                                                         for k in ("tokens", "cpu_seconds")}}
-        for part in ("held_out", "seen"):
-            measured = {s: r[part] for s, r in sorted(runs.items()) if r[part]}
-            if measured:
-                row[part] = {m: _over([_values(r, m) for r in measured.values()]) for m in METRICS}
-                row[part] |= {k: [r[k] for r in measured.values()] for k in ("wilson", "ece", "brier")}
-                if all(r["shared"]["tau"] for r in measured.values()):
-                    row[part]["shared"] = {m: _over([_values(r, m, "shared") for r in measured.values()])
-                                           for m in METRICS}
-        against = by.get(("grouped", epoch), {})
-        both = sorted(runs.keys() & against.keys())
-        if arm != "grouped" and both:
-            row["minus grouped"] = {m: _over([_values(runs[s]["held_out"], m) - _values(against[s]["held_out"], m)
-                                              for s in both]) for m in METRICS}
-        first = by.get((arm, 0.5), {})
-        if epoch >= 1 and runs.keys() <= first.keys():
-            row["minus half an epoch"] = {m: _over([_values(runs[s]["held_out"], m) - _values(first[s]["held_out"], m)
-                                                    for s in sorted(runs)]) for m in METRICS}
-        out.setdefault(arm, {})[f"{epoch:g}"] = row
-    return out
-
-
-def _values(measured: Mapping[str, Any], metric: str, pages: str = "by_prompt") -> Floats:
-    return np.array(list(measured[pages][metric].values()))
-
-
-def _over(values_SN: Sequence[Floats]) -> dict[str, Any]:
-    return {"bootstrap": over_seeds(values_SN, crossed=True).to_dict(),
-            "t": t_interval([v.mean() for v in values_SN]).to_dict(), "each": [float(v.mean()) for v in values_SN]}
-
-
 def yardsticks(rankings: Sequence[AnswerGroup], items: Sequence[Item]) -> dict[str, Any]:
-    """What needs no model: longer answers first, and the other labelers of the page where there are some."""
+    """What needs no model: length, and the other labelers of the page where there are some."""
     length = [np.array([len(a.text.split()) for a in i.group.answers], dtype=float) for i in items]
     found: dict[str, tuple[Sequence[Item], list[Floats]]] = {
         "longer is better": (items, length), "shorter is better": (items, [-x for x in length]),
         "the page's other labelers": others(rankings, items)}
-    return {name: {"rankings": len(kept), **{m: bootstrap_mean(list(measure(kept, s)[m].values())).to_dict()
-                                             for m in ("accuracy", "tau")}}
-            for name, (kept, s) in found.items() if kept}
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The tables of docs/results/rankings.md."""
-    lines = ["| | epoch | seeds | accuracy | tau-b | log-loss | ECE | accuracy, train | log-loss, train |",
-             "|---|---|---|---|---|---|---|---|---|"]
-    for arm, epochs in result["arms"].items():
-        for epoch, row in epochs.items():
-            held, seen = row["held_out"], row.get("seen")
-            cells = [_show(held[m]["bootstrap"], spec) for m, spec in METRICS.items()]
-            cells.append(f"{np.mean(held['ece']):.3f}")
-            cells += [format(seen[m]["bootstrap"]["value"], METRICS[m]) if seen else "" for m in ("accuracy",
-                                                                                                  "log_loss")]
-            lines.append(f"| {arm} | {epoch} | {len(row['seeds'])} | {' | '.join(cells)} |")
-    for name, row in result["yardsticks"].items():
-        lines.append(f"| {name} | | | {_show(row['accuracy'], '.1%')} | {_show(row['tau'], '.3f')} | | | | |")
-    for title in ("minus grouped", "minus half an epoch"):
-        lines += ["", f"| {title} | epoch | accuracy | tau-b | log-loss |", "|---|---|---|---|---|"]
-        for arm, epochs in result["arms"].items():
-            for epoch, row in epochs.items():
-                if title in row:
-                    cells = [_show(row[title][m]["bootstrap"], spec) for m, spec in METRICS.items()]
-                    lines.append(f"| {arm} | {epoch} | {' | '.join(cells)} |")
-    lines += ["", "| | tokens an epoch | CPU seconds an epoch |", "|---|---|---|"]
-    for arm, epochs in result["arms"].items():
-        last, row = list(epochs.items())[-1]
-        lines.append(f"| {arm} | {row['tokens'] / float(last):,.0f} | {row['cpu_seconds'] / float(last):.1f} |")
-    return "\n".join(lines)
-
-
-def _show(interval: Mapping[str, float], spec: str) -> str:
-    value, low, high = (format(interval[k], spec) for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return {name: {"rankings": len(kept), "by_prompt": measure(kept, s)} for name, (kept, s) in found.items() if kept}
 
 
 def main() -> None:
@@ -334,8 +257,7 @@ def main() -> None:
     lines = learn(base, parts, runs, a.points, log)
     if not a.tune:
         result = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
-                  **describe(parts, settings), "yardsticks": yardsticks(rankings, parts.held_out),
-                  "arms": summarize(lines)}
+                  **describe(parts, settings), **summarize(lines, yardsticks(rankings, parts.held_out), ARMS)}
         print(markdown(result))
         if not a.quick:
             (a.out / f"rankings-{a.set}.json").write_text(json.dumps(result, indent=1))
@@ -374,7 +296,7 @@ def _brief(line: Mapping[str, Any]) -> Iterator[str]:
     yield f"{line['arm']:14} seed {line['seed']} lr {line['lr']:g} epoch {line['epoch']:<4g} {line['cpu_seconds']} s"
     for part in ("held_out", "seen"):
         if line[part]:
-            yield part + " " + " ".join(f"{m} {_values(line[part], m).mean():.3f}" for m in METRICS)
+            yield part + " " + " ".join(f"{m} {values(line[part], m).mean():.3f}" for m in METRICS)
 
 
 def _arguments() -> argparse.Namespace:

@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-from benchmarks import rankings
+from benchmarks import rankings, rankings_figures
 from tunesmith.model import adapters, heads
 from tunesmith.settings import RewardSettings
 from tunesmith.train import reward
@@ -129,11 +129,12 @@ def test_the_ceiling_is_what_the_other_labelers_say(base):
 
 def test_the_difference_is_the_other_arm_minus_grouped():
     def line(arm, accuracy):
-        by_prompt = {m: {"p": accuracy, "q": accuracy} for m in rankings.METRICS}
+        by_prompt = {m: {"p": accuracy, "q": accuracy} for m in rankings_figures.METRICS}
         return {"arm": arm, "epoch": 1.0, "seed": 0, "tokens": 10, "cpu_seconds": 1.0, "seen": None,
-                "held_out": {"by_prompt": by_prompt, "shared": by_prompt, "wilson": {}, "ece": 0.0, "brier": 0.0}}
+                "held_out": {"by_prompt": by_prompt, "shared": by_prompt, "pairs": 2, "wilson": {}, "ece": 0.0,
+                             "brier": 0.0}}
 
-    found = rankings.summarize([line("grouped", 0.7), line("shuffled", 0.6)])
+    found = rankings_figures.summarize([line("grouped", 0.7), line("shuffled", 0.6)], {}, rankings.ARMS)["arms"]
     assert found["shuffled"]["1"]["minus grouped"]["accuracy"]["each"] == [pytest.approx(-0.1)]
     assert "minus grouped" not in found["grouped"]["1"]
 
