@@ -108,9 +108,10 @@ class Base:
         return {"spec": self.spec, "hash": self.hash, "architecture": type(self.model).__name__,
                 "parameters": self.parameters, **origin}
 
-    def became(self) -> None:
+    def became(self, spec: str) -> None:
         """Its weights have been trained: from here on it is another base, which knows where it came from."""
         self.origin = self.describe()
+        self.spec = spec
         self.model.requires_grad_(False)
         self.hash = _weights_hash(self.model)
 

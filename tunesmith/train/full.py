@@ -46,7 +46,7 @@ def finish(base: Base, slot: str, settings: SftSettings | RewardSettings) -> Cal
     """What writes the trained part into a folder. A base that was trained is another one from here on."""
     if slot:
         return lambda folder: adapters.save(base, slot, folder)
-    base.became()
+    base.became(settings.name)
     return lambda folder: save(base, folder, settings)
 
 
