@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from tunesmith.errors import UserError
 from tunesmith.store import database as db
 from tunesmith.store.database import Database
 from tunesmith.store.faults import storing
-from tunesmith.store.publish import Damaged, publish, remove, verify, write_atomically
+from tunesmith.store.publish import MANIFEST, Damaged, publish, remove, verify, write_atomically
 
 Status = Literal["running", "finished", "failed", "stopped"]
 _HELD: dict[Path, IO[str]] = {}
@@ -142,15 +143,26 @@ class Run:
         return target
 
     def latest(self) -> tuple[int, Path] | None:
-        """The newest checkpoint all of whose files match its manifest; damaged ones are passed over with an event."""
+        """The newest checkpoint that is whole and of this run; damaged ones are passed over, with a warning."""
         for step, folder in reversed(self._checkpoints()):
             try:
-                verify(folder)
+                self._check(step, folder)
             except Damaged as e:
+                print(f"warning: checkpoint step-{step} of {self.id} is damaged ({e}); going back to the one before",
+                      file=sys.stderr)
                 self.event("damaged checkpoint passed over", step=step, reason=str(e))
             else:
                 return step, folder
         return None
+
+    def _check(self, step: int, folder: Path) -> None:
+        manifest = verify(folder)
+        about, files = manifest["about"], manifest["files"]
+        if (about.get("run"), about.get("step")) != (self.id, step):
+            raise Damaged(f"it is step {about.get('step')} of run {about.get('run')}")
+        there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+        if strange := sorted(there - {MANIFEST, *files}):
+            raise Damaged(f"{strange[0]} does not belong to it")
 
     def rewind(self, step: int) -> None:
         """Drop metrics and checkpoints after `step`: they belong to steps that will be made again."""

@@ -42,9 +42,8 @@ class Session:
         load(folder)
         return step
 
-    def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], work: Work | int) -> None:
+    def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], work: Work) -> None:
         """Log step number `step` (from 1), checkpoint when it is due, and note what was used so far."""
-        work = Work(trained=work) if isinstance(work, int) else work
         self.tokens += work.tokens
         self.flops += machine.flops(self.base, work)
         self.run.log(step, dict(metrics))
