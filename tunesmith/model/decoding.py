@@ -1,0 +1,185 @@
+"""Forward passes of rows that are written token by token: prompts in, hidden states out.
+
+Two ways, one interface. `SlotRows` reads prompts as one flat stream without padding and takes new rows at any time.
+`PaddedRows` is the plain way with transformers' own cache, for bases whose attention cannot take the stream, and the
+oracle that the tests hold the other against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from tunesmith.model import adapters
+from tunesmith.model.attention import NAME, Span, layout
+from tunesmith.model.base import Base
+from tunesmith.model.batch import TOLERANCE, Tree, build, hidden
+from tunesmith.model.cache import Prefix, SlotCache, prefixes
+
+Weights = Callable[[Sequence[str]], AbstractContextManager[None]]
+"""Forward passes inside use these adapters, one name per token."""
+
+
+@dataclass(eq=False, slots=True)
+class Prompt:
+    """What `copies` new rows begin with, read with adapter `model`; with `keep` it will be wanted again."""
+
+    tokens: Sequence[int]
+    model: str = ""
+    copies: int = 1
+    keep: bool = False
+    prefix: Prefix | None = field(default=None, repr=False)
+
+
+class Rows(Protocol):
+    """B rows in the order in which they came."""
+
+    refills: bool
+    """Whether prompts may come while rows are being written."""
+
+    def read(self, prompts: Sequence[Prompt], weights: Weights) -> Tensor:
+        """New rows behind the others: the last hidden state of each [new, D]."""
+        ...
+
+    def write(self, tokens: Sequence[int], models: Sequence[str], weights: Weights) -> Tensor:
+        """One more token for every row: hidden states [B, D]."""
+        ...
+
+    def leave(self, rows: list[int]) -> list[int]:
+        """Drop these rows. New row i was row `result[i]`."""
+        ...
+
+
+def windows(config: Any) -> dict[str, int | None]:
+    """How far the layers look back, by their kind in transformers' words; one entry if all do alike."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+
+
+class SlotRows:
+    """`Rows` in a `SlotCache`."""
+
+    refills = True
+
+    def __init__(self, base: Base):
+        self.base = base
+        self.cache = SlotCache(base.context)
+        self._windows = windows(base.model.config)
+
+    def read(self, prompts: Sequence[Prompt], weights: Weights) -> Tensor:
+        """Prompts that were kept from an earlier call are not computed again."""
+        fresh = [p for p in prompts if p.prefix is None]
+        if fresh:
+            for prompt, prefix in zip(fresh, self._prefill(fresh, weights)):
+                prompt.prefix = prefix
+        found = [p.prefix for p in prompts if p.prefix is not None]
+        copies = [p.copies for p in prompts]
+        self.cache.add(found, copies)
+        for prompt, prefix in zip(prompts, found):
+            prompt.prefix = prefix.clone() if prompt.keep else None
+        return torch.stack([prefix.state for prefix, n in zip(found, copies) for _ in range(n)])
+
+    def write(self, tokens: Sequence[int], models: Sequence[str], weights: Weights) -> Tensor:
+        """A step."""
+        position_B1 = self.cache.step()
+        ids = torch.tensor(tokens, device=position_B1.device)[:, None]
+        masks = {kind: self.cache.mask(position_B1, window) for kind, window in self._windows.items()}
+        with weights(models):
+            out = self.base.trunk(input_ids=ids, position_ids=position_B1, past_key_values=self.cache, use_cache=True,
+                                  attention_mask=masks if len(masks) > 1 else masks.popitem()[1])
+        states: Tensor = out.last_hidden_state[:, 0]
+        return states
+
+    def leave(self, rows: list[int]) -> list[int]:
+        """See `Rows`."""
+        return self.cache.leave(rows)
+
+    def _prefill(self, prompts: Sequence[Prompt], weights: Weights) -> list[Prefix]:
+        lengths = [len(p.tokens) for p in prompts]
+        ends = torch.tensor(lengths).cumsum(0).tolist()
+        spans = tuple(Span(end - length, end) for end, length in zip(ends, lengths))
+        device, cache = self.base.device, DynamicCache()
+        ids = torch.tensor([[t for p in prompts for t in p.tokens]], device=device)
+        positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+        with weights([p.model for p in prompts for _ in p.tokens]), layout(spans):
+            out = self.base.trunk(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        return prefixes(cache, lengths, out.last_hidden_state[0])
+
+
+class PaddedRows:
+    """`Rows` that are left-padded to the longest prompt and start together."""
+
+    refills = False
+
+    def __init__(self, base: Base):
+        self.base = base
+        self._cache = DynamicCache()
+        self._mask = self._position = torch.empty(0)
+
+    def read(self, prompts: Sequence[Prompt], weights: Weights) -> Tensor:
+        """Only when no row is left."""
+        base, device, width = self.base, self.base.device, max(len(p.tokens) for p in prompts)
+        ids = torch.tensor([[base.pad] * (width - len(p.tokens)) + list(p.tokens) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in prompts], device=device)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        self._cache = DynamicCache(config=base.model.config)
+        with weights([p.model for p in prompts for _ in range(width)]):
+            out = base.trunk(input_ids=ids, attention_mask=mask, position_ids=positions,
+                             past_key_values=self._cache, use_cache=True)
+        rows = torch.tensor([i for i, p in enumerate(prompts) for _ in range(p.copies)], device=device)
+        self._cache.batch_select_indices(rows)
+        self._mask, self._position = mask[rows], positions[rows, -1:]
+        states: Tensor = out.last_hidden_state[rows, -1]
+        return states
+
+    def write(self, tokens: Sequence[int], models: Sequence[str], weights: Weights) -> Tensor:
+        """A step."""
+        self._position = self._position + 1
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], 1)
+        with weights(models):
+            out = self.base.trunk(input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
+                                  attention_mask=self._mask, position_ids=self._position,
+                                  past_key_values=self._cache, use_cache=True)
+        states: Tensor = out.last_hidden_state[:, 0]
+        return states
+
+    def leave(self, rows: list[int]) -> list[int]:
+        """See `Rows`."""
+        gone = set(rows)
+        order = [i for i in range(len(self._mask)) if i not in gone]
+        index = torch.tensor(order, dtype=torch.long, device=self._mask.device)
+        self._cache.batch_select_indices(index)
+        self._mask, self._position = self._mask[index], self._position[index]
+        return order
+
+
+def takes_slots(base: Base) -> bool:
+    """Whether `SlotRows` gives what `PaddedRows` gives on this base: a few tokens are tried."""
+    with torch.inference_mode(False):
+        hidden(base, build([Tree((1,), ((1,), (1,)))], base.device))  # finds out about trees, and says so if not
+    known = windows(base.model.config).keys() <= {"full_attention", "sliding_attention"}
+    return known and bool(base.takes_trees) and base.model.config._attn_implementation == NAME and _alike(base)
+
+
+@torch.inference_mode()
+def _alike(base: Base) -> bool:
+    def bare(names: Sequence[str]) -> AbstractContextManager[None]:
+        return adapters.active(base, "")
+
+    words = [(7 * i + 3) % base.model.get_input_embeddings().num_embeddings for i in range(20)]
+    found = []
+    for rows in (SlotRows(base), PaddedRows(base)):
+        states = [rows.read([Prompt(words[:7], copies=2), Prompt(words[7:9]), Prompt(words[9:12])], bare)]
+        states.append(rows.write(words[12:16], [""] * 4, bare))
+        order = rows.leave([1])
+        states.append(rows.write([words[16 + i] for i in order], [""] * 3, bare)[torch.tensor(order).argsort()])
+        found.append(torch.cat(states).float())
+    error = float((found[0] - found[1]).abs().max() / found[1].abs().max().clamp_min(1e-6))
+    return error <= TOLERANCE[next(base.model.parameters()).dtype]

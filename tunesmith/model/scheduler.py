@@ -1,0 +1,143 @@
+"""Continuous batching: answers are written together, and a waiting prompt takes the place of an answer that has ended.
+
+A step either reads waiting prompts or writes one token of every answer in the batch. Requests may be submitted and
+cancelled between steps, and adapters exchanged. Every answer draws from its own stream of random numbers, so it does
+not depend on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunesmith.contracts import Sampling
+from tunesmith.model.base import Base
+from tunesmith.model.decoding import Prompt, Rows, Weights
+from tunesmith.model.sampler import draw, uniforms
+
+REFILL = 1 / 8
+"""Share of the places that must be free before a prompt is read while others write: reading costs about one step."""
+
+READ = 2048
+"""Prompt tokens that one step reads at most (a longer prompt is read alone)."""
+
+
+@dataclass(eq=False, slots=True)
+class Writing:
+    """One answer: its tokens, with the end of turn if it came, and their log-probs."""
+
+    request: Request
+    uniform: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    done: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """A prompt and its answers, from adapter `model`."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    model: str
+    room: int
+    answers: list[Writing] = field(default_factory=list)
+    read: Prompt | None = None
+
+    @property
+    def done(self) -> bool:
+        """Every answer has ended."""
+        return all(a.done for a in self.answers)
+
+
+class Scheduler:
+    """At most `limit` answers are written at a time, in the order in which they were submitted."""
+
+    def __init__(self, base: Base, rows: Rows, weights: Weights, limit: int,
+                 stopped: Callable[[Sequence[int], Sampling], bool]):
+        self.base, self.rows, self.weights, self.limit = base, rows, weights, limit
+        self._stopped = stopped
+        self._waiting: deque[Writing] = deque()
+        self._live: list[Writing] = []
+
+    @property
+    def busy(self) -> bool:
+        """Answers are waiting or being written."""
+        return bool(self._waiting or self._live)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[tuple[int, ...]],
+               model: str = "") -> Request:
+        """One answer per seed; their tokens grow with every `step`."""
+        request = Request(prompt, sampling, model, min(sampling.max_tokens, self.base.context - len(prompt)))
+        request.answers = [Writing(request, uniforms(seed, request.room)) for seed in seeds]
+        self._waiting.extend(request.answers)
+        return request
+
+    @torch.inference_mode()
+    def cancel(self, request: Request) -> None:
+        """Its answers end where they are."""
+        for answer in request.answers:
+            answer.done = True
+        self._waiting = deque(a for a in self._waiting if not a.done)
+        self._retire()
+
+    @torch.inference_mode()
+    def step(self) -> list[Writing]:
+        """Go on by one token; the answers that ended with it."""
+        if self._reads():
+            chosen = list(self._next())
+            states = self.rows.read(list(self._prompts(chosen)), self.weights)
+            self._live += chosen
+        else:
+            chosen = list(self._live)
+            states = self.rows.write([a.tokens[-1] for a in chosen], [a.request.model for a in chosen], self.weights)
+        self._record(chosen, states)
+        self._retire()
+        return [a for a in chosen if a.done]
+
+    def _reads(self) -> bool:
+        """Whether it is time for waiting prompts."""
+        free = self.limit - len(self._live)
+        room = self.rows.refills and free >= max(1, REFILL * self.limit)
+        return bool(self._waiting) and (room or not self._live)
+
+    def _next(self) -> Iterator[Writing]:
+        """Take from the queue what fits into the free places and into one step's reading."""
+        free, tokens, before = self.limit - len(self._live), 0, None
+        while self._waiting and free:
+            request = self._waiting[0].request
+            if request is not before:
+                tokens += len(request.prompt)
+                if before and tokens > READ:
+                    return
+            before, free = request, free - 1
+            yield self._waiting.popleft()
+
+    def _prompts(self, chosen: Sequence[Writing]) -> Iterator[Prompt]:
+        """The chosen answers' prompts, each once."""
+        for request in dict.fromkeys(a.request for a in chosen):
+            if request.read is None:
+                request.read = Prompt(request.prompt, request.model)
+            request.read.copies = sum(a.request is request for a in chosen)
+            request.read.keep = bool(self._waiting) and self._waiting[0].request is request
+            yield request.read
+
+    def _record(self, chosen: Sequence[Writing], states: Tensor) -> None:
+        """Draw a token for each answer from its row's hidden state."""
+        tokens, logprobs = draw(self.base.logits(states), [a.request.sampling for a in chosen],
+                                [a.uniform[len(a.tokens)] for a in chosen])
+        for answer, token, logprob in zip(chosen, tokens.tolist(), logprobs.tolist()):
+            answer.tokens.append(token)
+            answer.logprobs.append(logprob)
+            request = answer.request
+            answer.done = (token == self.base.chat.end or len(answer.tokens) == request.room
+                           or self._stopped(answer.tokens, request.sampling))
+
+    def _retire(self) -> None:
+        if gone := [i for i, a in enumerate(self._live) if a.done]:
+            self._live = [self._live[i] for i in self.rows.leave(gone)]
