@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from lab import ask
+from safetensors.torch import load_file
 from test_sft import DEMOS
 from transformers import AutoModelForCausalLM
 
@@ -166,3 +167,31 @@ def test_one_base_has_one_hash_in_either_precision(lab):
         base.model.get_input_embeddings().weight[3, 4] += 1.0
     base.became("another")
     assert base.hash != coarse.hash
+
+
+@pytest.mark.parametrize("changes", [{}, {"checkpoint_activations": True}, {"optimizer": "adamw8bit"}])
+@pytest.mark.parametrize("command", ["sft", "reward"])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(lab, command, changes):
+    """Checklist 38, for every weight of the base, and its moments in 32 or in 8 bits."""
+    if changes.get("optimizer"):
+        pytest.importorskip("bitsandbytes")
+
+    def run(**how):
+        if command == "sft":
+            return sft.train(lab.workspace, lab.base(), lab.sft(adapter="full", **changes), **how)
+        settings = lab.reward(adapter="full", model="", **changes)
+        return reward.train(lab.workspace, lab.base(), settings, lab.groups, **how)
+
+    def kill(done, total, metrics):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    def tensors(adapter):
+        return [load_file(f) for f in sorted(adapter.path.rglob("*.safetensors"))]
+
+    whole = tensors(run())
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=kill)
+    again = tensors(run(resume=max(lab.workspace.runs(), key=lambda r: r.created)))
+    assert len(whole) == len(again) == (2 if command == "sft" else 3)
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(whole, again) for k in a)

@@ -1,5 +1,6 @@
 """The learner's two verbs and its checkpoint, on weights small enough to compute by hand."""
 
+import importlib.util
 import json
 import math
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunesmith.errors import TrainingStopped
+from tunesmith.errors import MissingExtra, TrainingStopped
 from tunesmith.train.learner import Learner, indices, mean
 
 
@@ -67,6 +68,79 @@ def test_a_gradient_that_explodes_stops_before_it_is_applied(size):
     with pytest.raises(TrainingStopped, match="gradient's norm"):
         learner.step()
     assert w.tolist() == [1.0, 2.0]
+
+
+def test_a_loss_that_is_not_finite_in_one_micro_batch_stops_though_a_later_one_is():
+    w, learner = make()
+    learner.backward((w * 0.0).sum() + math.inf)
+    learner.backward((w * 1.0).sum())
+    with pytest.raises(TrainingStopped, match="loss became inf at step 1"):
+        learner.step()
+    assert w.tolist() == [1.0, 2.0] and learner.done == 0
+
+
+def test_weight_decay_pulls_matrices_and_spares_norms_and_biases():
+    """Decoupled: each step takes lr x decay of the weight itself, here with a gradient of zero."""
+    weights = {"norm": torch.nn.Parameter(torch.ones(3)), "matrix": torch.nn.Parameter(torch.ones(2, 2))}
+    learner = Learner(weights, 10, 0.1, weight_decay=0.5, decay=False)
+    learner.backward(sum((0.0 * w).sum() for w in weights.values()))
+    learner.step()
+    assert weights["norm"].tolist() == [1.0] * 3
+    assert torch.allclose(weights["matrix"], torch.full((2, 2), 0.95))
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("bitsandbytes")), reason="bitsandbytes is installed")
+def test_without_bitsandbytes_the_install_line_is_named():
+    with pytest.raises(MissingExtra, match=r"bitsandbytes is not installed.*tunesmith\[quantised\]"):
+        make(optimizer="adamw8bit")
+
+
+def large(**settings):
+    """A matrix large enough for 8 bits, a vector that is not."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {"w": torch.nn.Parameter(torch.randn(80, 64, generator=generator)),
+               "b": torch.nn.Parameter(torch.ones(64))}
+    return weights, Learner(weights, 20, 1e-2, optimizer="adamw8bit", max_grad_norm=1e3, **settings)
+
+
+def descend(weights, learner, steps):
+    """Towards weights of a half, under noise; the mean square distance."""
+    for _ in range(steps):
+        noise = torch.randn(80, 64, generator=torch.Generator().manual_seed(learner.done))
+        learner.backward(((weights["w"] - 0.5 + 0.1 * noise).square()).sum() + (weights["b"] - 0.5).square().sum())
+        learner.step()
+    return float((weights["w"].detach() - 0.5).square().mean())
+
+
+def test_moments_in_8_bits_come_close_to_those_in_32_and_resume_bit_for_bit(tmp_path):
+    """Checklist 38: codes, scales of blocks and code books are all part of the checkpoint."""
+    pytest.importorskip("bitsandbytes")
+    weights, learner = large()
+    descend(weights, learner, 5)
+    learner.save(tmp_path, "x")
+    state = learner.optimizer.state[weights["w"]]
+    assert state["state1"].dtype == state["state2"].dtype == torch.uint8
+    again, other = large()
+    with torch.no_grad():
+        again["w"].zero_()
+    other.load(tmp_path, "x")
+    assert descend(weights, learner, 5) == descend(again, other, 5)
+    assert all(torch.equal(weights[k], again[k]) for k in weights)
+    exact = {k: torch.nn.Parameter(p.detach().clone()) for k, p in large()[0].items()}
+    plain = descend(exact, Learner(exact, 20, 1e-2, max_grad_norm=1e3), 10)
+    assert descend(*large(), 10) == pytest.approx(plain, rel=0.02) and not torch.equal(exact["w"], weights["w"])
+
+
+@pytest.mark.parametrize("part", ["state1", "absmax2", "qmap1"])
+def test_a_checkpoint_that_lacks_a_part_of_8_bit_moments_is_an_error(tmp_path, part):
+    pytest.importorskip("bitsandbytes")
+    weights, learner = large()
+    descend(weights, learner, 1)
+    learner.save(tmp_path, "x")
+    kept = {k: v for k, v in load_file(tmp_path / "x.safetensors").items() if k != f"{part}/w"}
+    save_file(kept, tmp_path / "x.safetensors", metadata={"done": json.dumps(1)})
+    with pytest.raises(TrainingStopped, match=f"lacks {part} of w"):
+        large()[1].load(tmp_path, "x")
 
 
 def test_saved_and_loaded_goes_on_bit_for_bit(tmp_path):
