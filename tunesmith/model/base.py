@@ -38,7 +38,8 @@ class Base:
         self.peft: Any = None  # this and the next belong to model.adapters
         self.switch = lora.Switch()
         narrow.install(model.base_model, self.switch)
-        self.takes_trees: bool | None = None  # found out by model.batch on first use
+        self.takes_trees: bool | None = None  # this and the next are found out by model.batch on first use
+        self.kernel: attention.Kernel = "blocks"
         self.compute: torch.dtype | None = None  # of the products, where the weights' own is finer (autocast)
         self.origin: dict[str, Any] | None = None  # the base that this one was before its weights were trained
         self.hash = _weights_hash(model)
@@ -146,13 +147,14 @@ def load(path: str, spec: str = "", device: str | None = None, dtype: torch.dtyp
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation=attention.NAME, use_safetensors=True, trust_remote_code=False)
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as e:
         first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(f"base {path}: cannot be loaded as a causal language model from a directory or the Hugging "
                          f"Face hub: {first}") from e
-    if getattr(model.config, "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")  # SDPA cannot cap its scores
+    # Ours is transformers' SDPA outside of a layout, so it may take its place; it can also cap scores, SDPA cannot.
+    if model.config._attn_implementation == "sdpa" or getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation(attention.NAME)
     return Base(model.to(device), tokenizer, spec or path)
 
 

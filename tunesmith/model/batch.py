@@ -8,20 +8,23 @@ answer with its prompt, and the oracle that the tests hold the tree against.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from tunesmith.model import narrow
-from tunesmith.model.attention import NAME, Span, layout
+from tunesmith.model.attention import NAME, Kernel, Span, layout
 from tunesmith.model.base import Base
 
 Layout = Literal["tree", "padded"]
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Largest difference of hidden states between the layouts, as a share of the largest hidden state."""
+"""Largest difference between the layouts, as a share of the largest hidden state or logit; gradients get four times."""
+REACH = 32
+"""The self-check goes beyond sliding windows up to this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,31 +120,85 @@ def hidden(base: Base, batch: Batch, way: Layout = "tree", at: Tensor | None = N
     A base whose attention cannot take the tree goes the padded way, after saying so once on stderr.
     """
     if way == "tree" and base.takes_trees is None:
-        reason = _self_check(base)
-        base.takes_trees = not reason
-        if reason:
-            print(f"warning: base {base.spec}: {reason}; falling back to padded rows, which is slower", file=sys.stderr)
+        _choose(base)
     return _tree(base, batch, at) if way == "tree" and base.takes_trees else _padded(base, batch, at)
 
 
-@torch.no_grad()
-def _self_check(base: Base) -> str:
-    """Why this base cannot take trees, or nothing: the tree layout is held against the plain one on a small batch."""
+def _choose(base: Base) -> None:
+    """Take the first kernel that gives what the plain layout gives."""
+    kernels = _kernels(base)
+    for kernel, instead in zip(kernels, [*kernels[1:], "padded rows"]):
+        try:
+            reason = _self_check(base, kernel)
+        except Exception as e:  # whatever a compiler or an unknown architecture throws, the plain way is there
+            reason = f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"
+        base.kernel, base.takes_trees = kernel, not reason
+        if not reason:
+            return
+        print(f"warning: base {base.spec}: {reason}; falling back from {kernel} to {instead}, which is slower",
+              file=sys.stderr)
+
+
+def _kernels(base: Base) -> list[Kernel]:
+    return ["flex", "blocks"] if base.device.type == "cuda" else ["blocks"]
+
+
+def _self_check(base: Base, kernel: Kernel) -> str:
+    """Why this base cannot take trees, or nothing: on a small batch, hidden states, logits and gradients are held
+    against the plain layout, with whatever adapter is active.
+
+    A sliding window that is too wide to be reached here is checked by name: the layers must be called with it.
+    """
     config = base.model.config
-    window = getattr(config, "sliding_window", None) or 0
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-    if slides and 0 < window < base.context:
-        return f"its attention slides over a window of {window} tokens"
     if config._attn_implementation != NAME:
         return f"its attention needs transformers' {config._attn_implementation} implementation"
-    words = [(7 * i + 3) % base.model.get_input_embeddings().num_embeddings for i in range(23)]
-    parts = [tuple(words[a:b]) for a, b in ((0, 5), (5, 8), (8, 14), (14, 17), (17, 23))]
-    trees = [Tree(parts[0], (parts[1], parts[2])), Tree(parts[3], (parts[4],))]
-    batch = build(trees, base.device)
-    plain, tree = _padded(base, batch).float(), _tree(base, batch).float()
-    error = float((plain - tree).abs().max() / plain.abs().max().clamp_min(1e-6))
-    limit = TOLERANCE[base.dtype]
-    return "" if error <= limit else f"its hidden states differ between the tree and the plain layout by {error:.1e}"
+    window = getattr(config, "sliding_window", None) or 0
+    with torch.inference_mode(False), torch.enable_grad():
+        batch = build(_probe(base, 6 + (window if window <= REACH else 0)), base.device)
+        plain = _traced(base, batch, lambda: _padded(base, batch), _rows(batch)[0])
+        with layout(batch.spans, kernel) as plan:
+            tree = _traced(base, batch, lambda: _stream(base, batch), [torch.arange(len(batch.tokens_T))])
+    if plan.windows != plan.masks:
+        return f"its masks slide over {sorted(plan.masks)} tokens and its layers over {sorted(plan.windows)}"
+    for what, a, b, slack in zip(("hidden states", "logits", "gradients"), plain, tree, (1, 1, 4)):
+        error = float((a - b).abs().max() / a.abs().max().clamp_min(1e-6))
+        if not error <= slack * TOLERANCE[base.dtype]:
+            return f"its {what} differ between the tree and the plain layout by {error:.1e}"
+    return ""
+
+
+def _probe(base: Base, prompt: int) -> list[Tree]:
+    """Two trees, one of them branching."""
+    size = base.model.get_input_embeddings().num_embeddings
+    words = iter((7 * i + 3) % size for i in range(prompt + 20))
+    parts = [tuple(islice(words, n)) for n in (prompt, 3, 6, 3, 5)]
+    return [Tree(parts[0], (parts[1], parts[2])), Tree(parts[3], (parts[4],))]
+
+
+def _traced(base: Base, batch: Batch, run: Callable[[], Tensor],
+            rows: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states [T, D], the answers' last logits [A, V], and the gradient of both at the tokens' embeddings [T, D].
+
+    `rows` names the tokens of each row of embeddings; copies of one token share its gradient.
+    """
+    held: list[Tensor] = []
+
+    def hold(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        held.append(output.detach().requires_grad_())
+        return held[-1].clone()
+
+    hook = base.model.get_input_embeddings().register_forward_hook(hold)
+    try:
+        states = run()
+    finally:
+        hook.remove()
+    logits = base.logits(states[batch.last_A])
+    weights = torch.linspace(-1, 1, states.numel(), device=states.device).view_as(states)
+    (copies,) = torch.autograd.grad((states.float() * weights).sum() + logits.float().logsumexp(-1).sum(), held)
+    gradient = copies.new_zeros(len(states), copies.shape[-1], dtype=torch.float32)
+    for row, copy in zip(rows, copies):
+        gradient.index_add_(0, row.to(copy.device), copy[:len(row)].float())
+    return states.detach().float(), logits.detach().float(), gradient
 
 
 def split(trees: Sequence[Tree], budget: int) -> Iterator[list[int]]:
@@ -159,10 +216,15 @@ def split(trees: Sequence[Tree], budget: int) -> Iterator[list[int]]:
 
 
 def _tree(base: Base, batch: Batch, at: Tensor | None = None) -> Tensor:
-    with layout(batch.spans), narrow.reading(base.switch, None if at is None else at.unique()):
-        out = base.trunk(input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], use_cache=False)
-    states: Tensor = out.last_hidden_state[0]
+    with layout(batch.spans, base.kernel), narrow.reading(base.switch, None if at is None else at.unique()):
+        states = _stream(base, batch)
     return states if at is None else states[at]
+
+
+def _stream(base: Base, batch: Batch) -> Tensor:
+    out = base.trunk(input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], use_cache=False)
+    states: Tensor = out.last_hidden_state[0]
+    return states
 
 
 def _padded(base: Base, batch: Batch, at: Tensor | None = None) -> Tensor:

@@ -37,11 +37,13 @@ def reading(switch: Switch, positions: Tensor | None) -> Iterator[None]:
         switch.read = before
 
 
-def _narrowed(whole: Callable[[Tensor], Any], switch: Switch) -> Callable[[Tensor], Any]:
-    def forward(x: Tensor) -> Any:
-        if switch.read is None or len(switch.read) == x.shape[1]:
+def _narrowed(whole: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
+    def forward(x: Tensor, *more: Any, **named: Any) -> Any:
+        if more or named or switch.read is None or len(switch.read) == x.shape[1]:
+            return whole(x, *more, **named)
+        part = whole(x.index_select(1, switch.read))
+        if not isinstance(part, Tensor):  # a router's scores beside it
             return whole(x)
-        part: Tensor = whole(x.index_select(1, switch.read))
         return torch.zeros_like(x).index_copy(1, switch.read, part)
 
     return forward
