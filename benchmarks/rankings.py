@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.quickstart import machine
 from benchmarks.rankings_figures import METRICS, markdown, summarize, values
-from tunesmith.feedback.agreement import by_item
+from tunesmith.feedback.agreement import agreement, by_item
 from tunesmith.feedback.groups import merge, pairs
 from tunesmith.model import adapters, heads
 from tunesmith.model import base as bases
@@ -256,8 +256,12 @@ def main() -> None:
             for seed in a.seeds for arm in a.arms for lr in a.tune or [a.lr]]
     lines = learn(base, parts, runs, a.points, log)
     if not a.tune:
+        between = agreement(rankings)
         result = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
-                  **describe(parts, settings), **summarize(lines, yardsticks(rankings, parts.held_out), ARMS)}
+                  **describe(parts, settings), "labelers": {
+                      "pages": between.items, "ties": between.ties.to_dict(), "agree": between.percent.to_dict(),
+                      "alpha": between.alpha_ranks if between.items else None},
+                  **summarize(lines, yardsticks(rankings, parts.held_out), ARMS)}
         print(markdown(result))
         if not a.quick:
             (a.out / f"rankings-{a.set}.json").write_text(json.dumps(result, indent=1))
