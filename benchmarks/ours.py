@@ -16,18 +16,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from benchmarks import data
 from benchmarks.worker import LEARNING_RATE, SEED, Job, serve
 from tunesmith.contracts import Sampling
-from tunesmith.model import adapters, attention, heads
+from tunesmith.model import adapters, attention, engine, heads, machine
 from tunesmith.model import base as bases
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree
-from tunesmith.model.engine import LocalEngine
 from tunesmith.records import Answer, AnswerGroup, Pair, Prompt, conversation
-from tunesmith.settings import PpoSettings, PreferSettings, RewardSettings
-from tunesmith.train import dpo, ppo, reward, sft
+from tunesmith.settings import PpoSettings, PreferSettings, RewardSettings, SftSettings
+from tunesmith.train import dpo, full, grpo, ppo, reward, sft
 from tunesmith.train.learner import Learner
+from tunesmith.train.memory import settle
 
 RANK, ALPHA = 16, 32
+ANSWERS = 8
+"""Of a prompt, in group methods."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+KL = {"grpo": 0.0, "rloo": 0.05}
+"""The peer's defaults."""
+TRAINER = {"lr": LEARNING_RATE, "seed": SEED, "name": "benchmark"}
 Step = Callable[[int], Mapping[str, Any]]
 
 
@@ -40,32 +45,35 @@ def main() -> None:
 def load(job: Job) -> Base:
     """The benchmark's model as a base that never writes an end of turn: answers have full length for everybody."""
     folder = data.model_folder(job)
+    trained = job.workload == "sft-full"  # weights that are trained stay fp32, and bf16 is for their products
+    dtype = torch.float32 if trained else DTYPES[job.dtype]
     if (Path(folder) / "model.safetensors").is_file():
-        base = bases.load(folder, device=job.device, dtype=DTYPES[job.dtype])
+        base = bases.load(folder, device=job.device, dtype=dtype)
     else:
         torch.manual_seed(SEED)
         with torch.device(job.device):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=DTYPES[job.dtype],
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype,
                                                      attn_implementation=attention.NAME)
         base = Base(model, AutoTokenizer.from_pretrained(folder), job.shape)
+    base.compute = DTYPES[job.dtype] if trained and job.dtype == "bf16" else None
     base.chat.end = -1
+    torch.set_num_threads(machine.threads(base.width))
     return base
 
 
-def sft_lora(job: Job) -> Step:
+def demonstrations(job: Job) -> Step:
+    """LoRA, or with `sft-full` every weight."""
     base = load(job)
-    adapters.attach(base, "policy", RANK, ALPHA, SEED)
-    return _sft(job, base, adapters.trainable(base, "policy"))
-
-
-def _sft(job: Job, base: Base, trained: Mapping[str, torch.nn.Parameter]) -> Step:
-    learner = Learner(trained, job.steps, LEARNING_RATE)
+    kind = "full" if job.workload == "sft-full" else "lora"
+    settings = SftSettings(**TRAINER, data="benchmark", adapter=kind, rank=RANK, alpha=ALPHA)
+    slot, weights = full.start(base, "policy", settings, None)
+    learner = Learner.of(weights, job.steps, settle(settings, base, slot))
     trees = [Tree(tuple(r["prompt_ids"]), (tuple(r["chosen_ids"]),), ((1.0,) * len(r["chosen_ids"]),))
              for r in data.pairs(job.data)]
 
     def step(number: int) -> Mapping[str, Any]:
         chosen = data.take(trees, number, job.rows)
-        loss = sft.forward_backward(base, learner, chosen)["loss"]
+        loss = sft.forward_backward(base, learner, chosen, slot=slot)["loss"]
         learner.step()
         size = sum(t.size for t in chosen)
         return {"units": size, "tokens": size, "loss": loss}
@@ -97,12 +105,12 @@ def _items(job: Job, kind: type[reward.Item] | type[dpo.Item]) -> list[Any]:
 
 def rankings(job: Job) -> Step:
     base = load(job)
-    adapters.attach(base, "reward", RANK, ALPHA, SEED)
+    settings = RewardSettings(**TRAINER, comparisons="benchmark", rank=RANK, alpha=ALPHA)
+    slot, weights = full.start(base, "reward", settings, None, head=False)
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(SEED)).to(base.device)
-    learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))}, job.steps,
-                      LEARNING_RATE)
+    learner = Learner.of({**weights, **dict(head.linear.named_parameters("head"))}, job.steps,
+                         settle(settings, base, slot))
     items = _items(job, reward.Item)
-    settings = RewardSettings(comparisons="benchmark", name="benchmark")
 
     def step(number: int) -> Mapping[str, Any]:
         chosen = data.take(items, number, job.rows)
@@ -113,13 +121,13 @@ def rankings(job: Job) -> Step:
     return step
 
 
-def dpo_lora(job: Job) -> Step:
-    """The reference's log-probs are part of the step, as they are for a peer that does one pass over its data."""
+def preferences(job: Job) -> Step:
+    """DPO. The reference's log-probs are part of the step, as they are for a peer that does one pass over its data."""
     base = load(job)
     adapters.attach(base, "policy", RANK, ALPHA, SEED)
-    learner = Learner(adapters.trainable(base, "policy"), job.steps, LEARNING_RATE)
+    settings = settle(PreferSettings(**TRAINER, method="dpo", policy="policy", comparisons="benchmark"), base, "policy")
+    learner = Learner.of(adapters.trainable(base, "policy"), job.steps, settings)
     items = _items(job, dpo.Item)
-    settings = PreferSettings(method="dpo", policy="policy", name="benchmark", comparisons="benchmark")
 
     def step(number: int) -> Mapping[str, Any]:
         chosen = dpo.reference(base, data.take(items, number, job.rows), settings)
@@ -130,12 +138,11 @@ def dpo_lora(job: Job) -> Step:
     return step
 
 
-def ppo_lora(job: Job) -> Step:
+def episodes(job: Job) -> Step:
+    """PPO. Options: value, epochs, minibatches."""
     base = load(job)
-    settings = PpoSettings(
-        policy="policy", reward="reward", prompts="benchmark", name="benchmark", updates=job.steps, episodes=job.rows,
-        epochs=job.options["epochs"], minibatches=job.options["minibatches"], max_tokens=job.new,
-        value=job.options["value"], lr=LEARNING_RATE, value_lr=LEARNING_RATE, seed=SEED)
+    settings = PpoSettings(**TRAINER, policy="policy", reward="reward", prompts="benchmark", updates=job.steps,
+                           episodes=job.rows, max_tokens=job.new, value_lr=LEARNING_RATE, **job.options)
     with tempfile.TemporaryDirectory() as folder:
         roles = ppo.attach(base, _adapter(base, Path(folder) / "policy"), _adapter(base, Path(folder) / "reward"),
                            settings)
@@ -145,6 +152,27 @@ def ppo_lora(job: Job) -> Step:
         chosen = data.take(prompts, number, job.rows)
         ppo.step(base, roles, chosen, [], settings, number)
         return {"units": job.rows, "tokens": sum(len(p) + job.new for p in chosen)}
+
+    return step
+
+
+def groups(job: Job) -> Step:
+    """GRPO or RLOO, one pass over each update's answers."""
+    base = load(job)
+    asked = job.rows // ANSWERS
+    settings = PreferSettings(
+        **TRAINER, method=job.workload, policy="policy", reward="reward", prompts="benchmark", updates=job.steps,
+        batch=asked, samples=ANSWERS, max_tokens=job.new, kl=KL[job.workload])
+    with tempfile.TemporaryDirectory() as folder:
+        roles = grpo.attach(base, _adapter(base, Path(folder) / "policy"), _adapter(base, Path(folder) / "reward"),
+                            settings)
+    roles.learner.budget = settle(settings, base, "policy").micro_tokens
+    prompts = [r["prompt_ids"] for r in data.prompts(job.data)]
+
+    def step(number: int) -> Mapping[str, Any]:
+        chosen = data.take(prompts, number, asked)
+        grpo.step(base, roles, chosen, settings, number)
+        return {"units": job.rows, "tokens": sum(len(p) + ANSWERS * job.new for p in chosen)}
 
     return step
 
@@ -159,23 +187,23 @@ def _adapter(base: Base, folder: Path) -> Path:
     return folder
 
 
-def generation(job: Job) -> Step:
-    """Options: what ("sample", "greedy", "adapter": greedy with one adapter, "mixed": greedy with eight)."""
+def answers(job: Job) -> Step:
+    """Options: what ("sample", "greedy", "adapter": greedy with one adapter unmerged, "mixed": greedy with eight)."""
     what = job.options["what"]
     base = load(job)
-    engine = LocalEngine(base, job.rows)
+    writer = engine.LocalEngine(base, job.rows)
     sampling = Sampling(job.new, 1.0 if what == "sample" else 0.0, seed=SEED)
-    names: str | list[str] = ""
-    if what in ("adapter", "mixed"):
-        used = data.ADAPTERS if what == "mixed" else 1
-        for i in range(used):
-            engine.load(f"a{i}", Path(data.adapter_folder(job, i)))
-        names = [f"a{i % used}" for i in range(job.rows)]
+    count = {"adapter": 1, "mixed": job.options.get("adapters", data.ADAPTERS)}.get(what, 0)
+    for i in range(count):
+        writer.load(f"a{i}", Path(data.adapter_folder(job, i)))
+    names = [f"a{i % count}" if count else "" for i in range(job.rows)]
+    if what == "adapter":
+        engine.MERGE = job.new + 1  # what a server with several adapters could do for one at best
     prompts = data.windows(job.data)
 
     def step(number: int) -> Mapping[str, Any]:
         chosen = data.take(prompts, number, job.rows)
-        rows = engine.generate(chosen, sampling, [(SEED, number, i) for i in range(job.rows)], model=names)
+        rows = writer.generate(chosen, sampling, [(SEED, number, i) for i in range(job.rows)], models=names)
         written = sum(len(tokens) for tokens, _ in rows)
         return {"units": written, "tokens": written + sum(map(len, chosen))}
 
@@ -183,8 +211,9 @@ def generation(job: Job) -> Step:
 
 
 WORKLOADS: dict[str, Callable[[Job], Step]] = {
-    "sft": sft_lora, "reward": rankings, "rankings-4": rankings, "rankings-9": rankings, "dpo": dpo_lora,
-    "ppo": ppo_lora, "generate": generation, "adapters-8": generation,
+    "sft": demonstrations, "sft-full": demonstrations, "reward": rankings, "rankings-4": rankings,
+    "rankings-9": rankings, "dpo": preferences, "ppo": episodes, "grpo": groups, "rloo": groups, "generate": answers,
+    "adapters-8": answers,
 }
 
 
