@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tunesmith.errors import TrainingStopped, UserError
 from tunesmith.model import adapters
 from tunesmith.store.publish import verify
-from tunesmith.train import ppo, reward, sft
+from tunesmith.train import dpo, grpo, kto, ppo, references, reward, sft
 
 PPO = {
     "value adapter": {},
@@ -20,8 +20,15 @@ PPO = {
     "adaptive KL": {"kl_target": 0.05, "kl_horizon": 20},
     "recompute, ptx, entropy": {"old_logprobs": "recompute", "ptx": "demos", "ptx_coef": 0.5, "entropy_coef": 0.01},
 }
-CASES = [("sft", {}), ("reward", {}), ("reward", {"loss": "plackett-luce"}), *(("ppo", c) for c in PPO.values())]
-NAMES = ["sft", "reward", "reward plackett-luce", *(f"ppo {name}" for name in PPO)]
+PREFER = {
+    "dpo": {"method": "dpo", "epochs": 0.5, "sft_coef": 0.1},
+    "kto": {"method": "kto", "epochs": 0.5},
+    "grpo": {"method": "grpo", "epochs": 2, "minibatches": 2},
+    "rloo": {"method": "rloo", "old_logprobs": "recompute"},
+}
+CASES = [("sft", {}), ("reward", {}), ("reward", {"loss": "plackett-luce"}), *(("ppo", c) for c in PPO.values()),
+         *(("prefer", c) for c in PREFER.values())]
+NAMES = ["sft", "reward", "reward plackett-luce", *(f"ppo {name}" for name in PPO), *PREFER]
 
 
 class Killed(Exception):
@@ -31,9 +38,10 @@ class Killed(Exception):
 def run(lab, command, changes, base=None, **how):
     base = base or lab.base()
     settings = getattr(lab, command)(**changes)
-    if command == "reward":
-        return reward.train(lab.workspace, base, settings, lab.groups, **how)
-    return {"sft": sft, "ppo": ppo}[command].train(lab.workspace, base, settings, **how)
+    if command == "reward" or (method := changes.get("method")) in ("dpo", "kto"):
+        trainer = {"dpo": dpo, "kto": kto}[method] if command == "prefer" else reward
+        return trainer.train(lab.workspace, base, settings, lab.groups, **how)
+    return {"sft": sft, "ppo": ppo, "prefer": grpo}[command].train(lab.workspace, base, settings, **how)
 
 
 def kill_at(step):
@@ -134,6 +142,23 @@ def test_not_a_number_stops_the_run_and_keeps_the_last_good_checkpoint(lab, comm
     assert broken.status == "stopped" and "checkpoint is kept" in broken.summary["error"]
     assert broken.latest()[0] == 2
     assert weights(run(lab, command, {}, resume=broken)) == weights(whole)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+@pytest.mark.parametrize("step", [1, 3])
+def test_the_references_log_probs_come_from_the_start_also_after_a_resume(lab, method, step):
+    """Checklist 38. Without a checkpoint they are computed again, with one they are read, and never from the policy
+    that has moved meanwhile."""
+    changes = {"method": method, "epochs": 0.5, "lr": 2e-2}
+    whole = run(lab, "prefer", changes)
+    with pytest.raises(Killed):
+        run(lab, "prefer", changes, progress=kill_at(step))
+    module, calls = {"dpo": dpo, "kto": kto}[method], []
+    compute = references.compute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.references, "compute", lambda *a: calls.append(1) or compute(*a))
+        assert weights(run(lab, "prefer", changes, resume=newest(lab))) == weights(whole)
+    assert len(calls) == (1 if step == 1 else 0)
 
 
 def test_a_finished_run_or_one_whose_data_changed_is_refused(lab):
