@@ -29,12 +29,14 @@ KILLS = int(os.environ.get("TUNESMITH_KILLS", "25"))
 """Per command; eight commands make 200."""
 
 SHARED = ["--precision", "fp32", "--micro-tokens", "256"]
-ONLINE = ["--reward", "judge", "--prompts", "prompts", "--max-tokens", "12", "--updates", "8", "--checkpoint-every", "2"]
+ONLINE = ["--reward", "judge", "--prompts", "prompts", "--max-tokens", "12", "--updates", "6", "--checkpoint-every",
+          "2"]
 COMMANDS = {
     "sft": ["sft", "--base", "{base}", "--data", "demos", "--epochs", "2", "--batch", "4", "--checkpoint-every", "3"],
     "reward": ["reward", "--model", "start", "--comparisons", "taste", "--epochs", "3", "--batch", "4",
                "--checkpoint-every", "3"],
-    "ppo": ["ppo", "--policy", "start", *ONLINE, "--episodes", "8", "--kl-target", "2", "--epochs", "2"],
+    "ppo": ["ppo", "--policy", "start", *ONLINE, "--episodes", "8", "--kl-target", "2", "--epochs", "2",
+            "--minibatches", "2"],
     "ppo trunk": ["ppo", "--policy", "start", *ONLINE, "--episodes", "6", "--value", "trunk", "--old-logprobs",
                   "recompute", "--ptx", "demos", "--ptx-coef", "0.5", "--epochs", "1"],
     "dpo": ["prefer", "--method", "dpo", "--policy", "start", "--comparisons", "taste", "--epochs", "3", "--batch",
