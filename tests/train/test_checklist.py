@@ -54,7 +54,7 @@ LINES: dict[int, tuple[str, ...]] = {
     19: ("ops/test_op_advantages::test_estimators_have_their_defining_values",
          "ops/test_op_advantages::test_k1_and_k3_are_unbiased_and_k3_is_never_negative",
          "ops/test_op_advantages::test_as_losses_k1_has_no_gradient_k2_the_right_one_and_k3_a_biased_one"),
-    20: ("train/test_by_hand::test_a_whole_update_equals_the_document",  # PPO's losses hold no KL term, only its rewards
+    20: ("train/test_by_hand::test_a_whole_update_equals_the_document",  # PPO's losses hold no KL term
          "train/test_ppo::test_credit_by_hand",
          "train/test_grpo::test_kl_is_charged_in_the_reward_or_in_the_loss_never_in_both"),
     21: ("ops/test_op_advantages::test_adaptive_controller_moves_by_the_clipped_error_per_answer",
