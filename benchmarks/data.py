@@ -72,16 +72,15 @@ def prepare(text: str | Path | None, shape: str, where: Path | None = None) -> P
     return folder
 
 
-def prepare_adapters(folder: Path, shape: str) -> None:
-    """adapters/0 .. 7: random LoRA adapters of the benchmark's rank as PEFT directories, the same for every server."""
-    if (folder / "adapters" / str(ADAPTERS - 1) / "adapter_config.json").is_file():
-        return
+def prepare_adapters(folder: Path, shape: str, count: int = ADAPTERS) -> None:
+    """adapters/0, 1, ...: random LoRA adapters of the benchmark's rank as PEFT directories, for every server."""
+    lacking = [i for i in range(count) if not (folder / "adapters" / str(i) / "adapter_config.json").is_file()]
     import torch
     from peft import LoraConfig
     from safetensors.torch import save_file
 
     config = LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **LORA)  # type: ignore[arg-type]
-    for number in range(ADAPTERS):
+    for number in lacking:
         generator = torch.Generator().manual_seed(number)
         tensors = {}
         for name, (wide, narrow) in linears(shape).items():

@@ -173,6 +173,19 @@ def alternate(ours: Command, theirs: Command, pairs: int, logs: Path, *, warm_up
     return Rounds(steps["ours"], steps["theirs"], facts)
 
 
+def alone(command: Command, steps: int, log: Path, *, warm_up: int = 1,
+          patience: float = 900.0) -> list[dict[str, Any]]:
+    """The figures of `steps` steps of one worker, after `warm_up` that do not count.
+
+    Raises:
+        WorkerFailed: it failed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with Worker(command, log, patience) as worker:
+        worker.ready()
+        return [worker.step() for _ in range(warm_up + steps)][warm_up:]
+
+
 def _named(worker: Worker, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return ask()

@@ -1,0 +1,113 @@
+"""One workload measured: which peers run, how many pairs, and the JSON and RATIO lines that come of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks import data, floors, report
+from benchmarks.catalogue import KEEP_MEMORY, NEW, UNIT, Peer, find, rows
+from benchmarks.machine import describe, gemm
+from benchmarks.pair import Command, WorkerFailed, alternate
+from benchmarks.worker import SEED, Job
+
+DEFAULT_PAIRS = 3
+"""Pairs against a peer's documented default, which may be a hundred times slower."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call of the benchmark measures."""
+
+    workload: str
+    shape: str
+    folder: Path
+    text: str
+    out: Path
+    pairs: int = 5
+    quick: bool = False
+    dtype: str = "fp32"
+    device: str = "cpu"
+    patience: float = 900.0
+
+    def pairs_with(self, peer: Peer) -> int:
+        return min(self.pairs, 1 if self.quick else DEFAULT_PAIRS) if peer.default else self.pairs
+
+    def job(self, options: Mapping[str, Any], pairs: int) -> Job:
+        return Job(self.workload, self.shape, str(self.folder), rows(self.workload, self.shape, self.quick),
+                   NEW.get(self.workload, 0), pairs + 2, self.dtype, self.device, options)
+
+
+def compare(plan: Plan, peers: Sequence[Peer]) -> dict[str, Any]:
+    """Measure every peer that is there, print, and write JSON; returns what was written."""
+    if plan.workload == "adapters-8":
+        data.prepare_adapters(plan.folder, plan.shape)
+    limit = gemm(plan.device, plan.dtype)
+    size = plan.job({}, plan.pairs)
+    print(f"{plan.workload} on {plan.shape} ({floors.products(plan.shape) / 1e6:.1f}M parameters in products), "
+          f"{plan.dtype}, {size.rows} rows a step" + (f", {size.new} new tokens" if size.new else "")
+          + f"; text: {plan.text}; limit {limit:,.0f} GFLOP/s", flush=True)
+    made: dict[str, Any] = {
+        "workload": plan.workload, "shape": plan.shape, "dtype": plan.dtype, "device": plan.device, "text": plan.text,
+        "unit": UNIT[plan.workload], "seed": SEED, "rows": size.rows, "new_tokens": size.new, "quick": plan.quick,
+        "created": _now(), "machine": describe(), "gemm_gflops": limit,
+        "peers": {}}
+    for peer in peers:
+        one = made["peers"][peer.name] = {"created": _now(), **_measure(plan, peer, limit)}
+        if "error" in one:
+            print(f"{peer.name}: {one['error']}", flush=True)
+        else:
+            print(peer.name, *report.lines(peer.name, made["unit"], one), sep="\n", flush=True)
+    _write(plan, made)
+    measured = {name: one for name, one in made["peers"].items() if "ratio" in one}
+    for name in made["peers"].keys() - measured.keys():
+        print(f"no ratio for {name}: {made['peers'][name]['error']}")
+    for name, one in measured.items():
+        print(report.ratio_line(plan.workload, name, one["ratio"]))
+    sys.stdout.flush()
+    return made
+
+
+def _measure(plan: Plan, peer: Peer, limit: float) -> dict[str, Any]:
+    """One peer's summary, or {"error": one line}."""
+    place = find(peer.where)
+    if place.lacking:
+        return {"error": place.lacking}
+    pairs = plan.pairs_with(peer)
+    ours = plan.job(peer.ours, pairs)
+    theirs = plan.job(peer.options, pairs)
+    keep = {} if peer.default or peer.options.get("plain") else KEEP_MEMORY
+    module = "benchmarks.ours" if peer.where == "ours" else f"benchmarks.peers.{peer.module}"
+    logs = plan.out / "logs" / f"{plan.workload}-{plan.shape}" / peer.name.replace("/", "-")
+    try:
+        rounds = alternate(Command("ours", "benchmarks.ours", ours),
+                           Command(peer.name, module, theirs, place.python, keep, place.path), pairs, logs.resolve(),
+                           patience=plan.patience, tell=lambda line: print(f"  {line}", flush=True))
+    except WorkerFailed as e:
+        return {"error": str(e)}
+    per_unit = mean(floors.flops(plan.workload, plan.shape, s["tokens"], ours.options) / s["units"]
+                    for s in rounds.ours)
+    return {**report.summary(rounds, per_unit, limit), "options": {"ours": dict(ours.options),
+                                                                   "peer": dict(theirs.options)},
+            "environment": keep, "flops_per_unit": per_unit}
+
+
+def _write(plan: Plan, made: Mapping[str, Any]) -> None:
+    """One file per workload, shape and dtype; peers that an earlier call measured in the same way stay in it."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    file = plan.out / f"{plan.workload}-{plan.shape}-{plan.dtype}.json"
+    before = json.loads(file.read_text()) if file.is_file() else {"peers": {}}
+    if all(before.get(key) == made[key] for key in ("text", "rows", "machine", "device")):
+        made = {**made, "peers": {**before["peers"], **made["peers"]}}
+    file.write_text(json.dumps(made, indent=1))
+    print(f"written: {file}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
