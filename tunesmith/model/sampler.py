@@ -48,6 +48,7 @@ def draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Sequence[f
         kept_MNB[..., cut] = _nucleus(p_BV, top_p_B1).t().unflatten(0, (-1, BLOCK))
         edges_BM = _edges(kept_MNB)
     token_B = _where(kept_MNB, edges_BM, torch.tensor(uniform_B, dtype=torch.float64, device=edges_BM.device))
+    token_B = token_B.clamp_max(logits_BV.shape[1] - 1)  # weights that became NaN give any token, and the loss tells
     if best_B is not None:
         token_B = torch.where(torch.tensor(greedy_B, device=token_B.device), best_B, token_B)
     chosen_B = mass_MNB.flatten(0, 1).gather(0, token_B[None])[0]
@@ -88,8 +89,9 @@ def _where(mass_MNB: Tensor, edges_BM: Tensor, uniform_B: Tensor) -> Tensor:
 
 def _passes(edges: Tensor, aim_B1: Tensor) -> Tensor:
     """The first place whose running sum exceeds the aim; if rounding leaves none, the last that holds any mass."""
-    return torch.minimum(torch.searchsorted(edges, aim_B1, right=True),
-                         torch.searchsorted(edges, edges[:, -1:].contiguous()))
+    place_B1 = torch.minimum(torch.searchsorted(edges, aim_B1, right=True),
+                             torch.searchsorted(edges, edges[:, -1:].contiguous()))
+    return place_B1.clamp_max(edges.shape[1] - 1)
 
 
 def _nucleus(p_BV: Tensor, top_p_B1: Tensor) -> Tensor:
