@@ -64,6 +64,55 @@ def test_the_whole_loop_by_commands(base: Path, root: Path, capsys: pytest.Captu
     assert {d["name"] for d in run("data")["data"]} == {"demos", "asks"}
 
 
+def test_preferences_by_commands_and_resumed(base: Path, root: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: str) -> dict:
+        assert cli.main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    run("import", demonstrations(root), "--as", "demonstrations", "--name", "demos")
+    run("import", lines(root / "asks.jsonl", [{"prompt": f"say {i}"} for i in range(12)]), "--as", "prompts", "--name",
+        "asks")
+    pairs = [{"prompt": f"say {i}", "chosen": f"aa{i}", "rejected": "bb"} for i in range(40)]
+    run("import", lines(root / "pairs.jsonl", pairs), "--as", "comparisons", "--name", "pairs")
+    run("sft", "--base", str(base), "--data", "demos", "--name", "m")
+    run("reward", "--model", "m", "--comparisons", "pairs", "--name", "taste")
+    small = ("--policy", "m", "--batch", "8", "--checkpoint-every", "1")
+    for method in ("dpo", "kto"):
+        made = run("prefer", "--method", method, *small, "--comparisons", "pairs", "--name", method)
+        assert made["adapter"] == f"{method}@1" and 0 <= made["held_out"]["accuracy"]["value"] <= 1
+    for method in ("grpo", "rloo"):
+        run("prefer", "--method", method, *small, "--reward", "taste", "--prompts", "asks", "--updates", "2",
+            "--samples", "3", "--max-tokens", "6", "--name", method)
+    run("evaluate", "dpo", "grpo", "--against", "m", "--prompts", "asks", "--judge", "taste", "--max-tokens", "6")
+    page = (root / "workspace/reports/report/report.html").read_text()
+    assert "Margin of implicit rewards" in page
+
+    from tunesmith.train import dpo
+
+    learn, left = dpo.forward_backward, iter(range(2))
+
+    def interrupted(*given: object) -> dict[str, float]:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    monkeypatch.setattr(dpo, "forward_backward", interrupted)
+    again = ("prefer", "--method", "dpo", *small, "--comparisons", "pairs", "--name", "again")
+    assert cli.main([*again]) == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(root)
+    capsys.readouterr()
+    broken = next(r["run"] for r in run("runs")["runs"] if r["command"] == "prefer" and r["status"] != "finished")
+    assert run("runs", "resume", broken)["adapter"] == "again@1"
+    with Workspace.open("workspace") as workspace:
+        first, second = (workspace.adapter(n).path / "adapter_model.safetensors" for n in ("dpo", "again"))
+        assert first.read_bytes() == second.read_bytes()
+    assert cli.main(["runs", "show", broken]) == 0
+    assert cli.main([*again, "--loss", "ipo"]) == 0
+    assert "held-out pairs ranked right: " in capsys.readouterr().out
+
+
 def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line that a person sees; nothing on stdout, exit code 2."""
     assert cli.main(list(words)) == 2
@@ -84,6 +133,13 @@ def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     (["sft", "--bas", "x"], 'did you mean "--base"'),
     (["import", "missing.jsonl", "--as", "prompts", "--name", "x"], "missing.jsonl"),
     (["collect", "--prompts", "d", "--answers", "1"], "greater than or equal to 2"),
+    (["prefer", "--policy", "m", "--name", "n"], '"method" is required'),
+    (["prefer", "--method", "dop", "--policy", "m", "--name", "n"], "'dpo', 'kto', 'grpo' or 'rloo'"),
+    (["prefer", "--method", "dpo", "--policy", "m", "--name", "n"], "--method dpo needs --comparisons"),
+    (["prefer", "--method", "dpo", "--policy", "m", "--name", "n", "--comparisons", "c", "--samples", "4"],
+     "--samples is for grpo and rloo, not for --method dpo"),
+    (["prefer", "--method", "dpo", "--policy", "m", "--name", "n", "--labl-smoothing", "0.1"],
+     'did you mean "--label-smoothing"'),
     (["runs", "show"], "which one"),
     (["runs", "resume", "sft-1"], "sft-1"),
     (["adapters", "show", "ghost"], "ghost"),
@@ -129,8 +185,8 @@ def test_mistakes_that_need_a_base(base: Path, root: Path, capsys: pytest.Captur
     assert "who judges" in mistake(capsys, "evaluate", "m", "--prompts", "long")
     assert "no scenario" in mistake(capsys, "evaluate", "m", "--prompts", "long", "--judge", "loan-desk")
     assert "m@1" in mistake(capsys, "evaluate", "m", "--prompts", "long", "--judge", "m")
-    assert "not built yet" in mistake(capsys, "sft", "--base", str(base), "--data", "demos", "--name", "n", "--adapter",
-                                      "prefix")
+    assert "'lora' or 'full'" in mistake(capsys, "sft", "--base", str(base), "--data", "demos", "--name", "n",
+                                         "--adapter", "prefix")
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_a_valid_workspace(base: Path, root: Path,

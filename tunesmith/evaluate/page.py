@@ -132,22 +132,29 @@ def _table(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> l
 
 def _curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     curves = report.get("curves", {})
-    ppo = curves.get("ppo", [])
+    preferred = curves.get("prefer", [])
+    rewarded = curves.get("ppo") or preferred  # GRPO and RLOO log the same figures
     return [
         {"title": "Learning from demonstrations (SFT)", "note": "",
          "figures": _present(_over_steps(curves.get("sft", []), "Loss per learned token", "step", "nats",
                                          {"loss": "training", "held_out_loss": "held out"}))},
         {"title": "The reward model", "note": "", "figures": _reward(curves.get("reward", {}))},
-        {"title": "Learning from the reward (PPO)",
-         "note": "Reward is the reward model's score of the answers that PPO wrote while it learned: it may rise "
-                 "because answers got better, or because PPO found what the reward model overrates. Only a judge that "
-                 "took no part in training can tell.",
+        {"title": "Learning from preferences (DPO, KTO)",
+         "note": "A pair is right when the policy has moved towards the preferred answer more than towards the other.",
          "figures": _present(
-             _over_steps(ppo, "Reward per answer", "update", "reward", {"reward": "reward"}),
-             _over_steps(ppo, "KL from the reference per answer", "update", "nats", {"kl": "KL"}),
-             _reward_against_kl(ppo),
-             _over_steps(ppo, "Length per answer", "update", "tokens", {"answer_tokens": "tokens"}),
-             _over_steps(ppo, "Entropy per token", "update", "nats", {"entropy": "entropy"}))}]
+             _over_steps(preferred, "Loss", "step", "", {"loss": "training"}),
+             _over_steps(preferred, "Pairs or thumbs right", "step", "share", {"accuracy": "training"}),
+             _over_steps(preferred, "Margin of implicit rewards", "step", "reward", {"margin": "training"}))},
+        {"title": "Learning from the reward",
+         "note": "Reward is the reward model's score of the answers that the policy wrote while it learned: it may "
+                 "rise because answers got better, or because the policy found what the reward model overrates. Only a "
+                 "judge that took no part in training can tell.",
+         "figures": _present(
+             _over_steps(rewarded, "Reward per answer", "update", "reward", {"reward": "reward"}),
+             _over_steps(rewarded, "KL from the reference per answer", "update", "nats", {"kl": "KL"}),
+             _reward_against_kl(rewarded),
+             _over_steps(rewarded, "Length per answer", "update", "tokens", {"answer_tokens": "tokens"}),
+             _over_steps(rewarded, "Entropy per token", "update", "nats", {"entropy": "entropy"}))}]
 
 
 def _reward(data: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -164,7 +164,7 @@ def forward_backward(base: Base, learner: Learner, items: Sequence[Item], settin
         metrics.append(m)
     summed = mean(metrics)
     right, count = summed.pop("right"), summed.pop("strict")
-    return {**summed, "accuracy": right / count, "kl": float(z0)}
+    return {**summed, "accuracy": right / count, "reference_point": float(z0)}
 
 
 def reference_point(base: Base, items: Sequence[Item], settings: PreferSettings) -> Tensor:
@@ -192,4 +192,4 @@ def assess(base: Base, items: Sequence[Item], settings: PreferSettings) -> dict[
     ratio_A = logprobs_A - logprobs_A.new_tensor([r for i in items for r in i.reference[:-1]])
     found = preferences.agreement(ratio_A - z0, ratio_A.new_tensor([mark for i in items for mark in i.good]))
     n = int(found["strict"])
-    return {"answers": n, "accuracy": wilson(float(found["right"]), n).to_dict(), "kl": float(z0)}
+    return {"answers": n, "accuracy": wilson(float(found["right"]), n).to_dict(), "reference_point": float(z0)}
