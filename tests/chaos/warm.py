@@ -40,10 +40,11 @@ POINTS = {
 }
 """Moments to die at: what is running then."""
 
-PRELOAD = ["pytest", "warm", "tunesmith.cli", "tunesmith.rounds", "tunesmith.quickstart.builtin", "alembic.command",
+PRELOAD = ["pytest", "warmed", "tunesmith.cli", "tunesmith.rounds", "tunesmith.quickstart.builtin", "alembic.command",
            "tunesmith.train.sft", "tunesmith.train.reward", "tunesmith.train.ppo",
            "tunesmith.train.dpo", "tunesmith.train.kto", "tunesmith.train.grpo",
            "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto"]
+"""`warmed` computes what a process computes once: transformers' renaming rules, this machine's rates."""
 
 
 @dataclass(frozen=True)
