@@ -90,9 +90,9 @@ class Shop:
         if not spec:
             raise UserError("which base? give --base a model directory, a Hugging Face id or loan-desk")
         bases.keep_memory()
-        weights, compute = memory.dtypes(training) if training else (None, None)
-        base = bases.load(self._folder(spec), spec, dtype=weights)
-        base.compute = compute
+        base = bases.load(self._folder(spec), spec, dtype=memory.loaded(training) if training else None)
+        if training:
+            memory.set_precision(base, training)
         torch.set_num_threads(machine.threads(base.width))
         return base
 
@@ -191,7 +191,7 @@ def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter
     """Reward model + policy -> a better policy."""
     from tunesmith.train import ppo as trainer
 
-    base = shop.base_of(settings.policy)
+    base = shop.base_of(settings.policy, "", settings)
     with shop.progress("ppo") as progress:
         return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress)
 
@@ -200,7 +200,7 @@ def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> A
     """Rankings or thumbs, or a reward model -> a better policy, without a value function."""
     from tunesmith.train import dpo, grpo, kto
 
-    base = shop.base_of(settings.policy)
+    base = shop.base_of(settings.policy, "", settings)
     with shop.progress(settings.method) as progress:
         if settings.method in ("grpo", "rloo"):
             return grpo.train(shop.workspace, base, settings, resume=resume, progress=progress)

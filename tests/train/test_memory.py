@@ -87,13 +87,26 @@ def test_a_base_in_another_precision_than_asked_for_is_refused(lab):
         sft.train(lab.workspace, lab.base(), lab.sft(precision="bf16"))
 
 
-def test_precision_is_the_machine_s_unless_named_and_full_keeps_fp32_weights(lab, monkeypatch):
+@pytest.mark.parametrize(("changes", "weights", "products"), [
+    ({}, torch.bfloat16, "bf16"), ({"adapter": "full"}, torch.float32, "bf16"),
+    ({"precision": "fp32"}, torch.float32, "fp32"), ({"adapter": "full", "precision": "fp32"}, torch.float32, "fp32")])
+def test_precision_is_the_machine_s_unless_named_and_full_keeps_fp32_weights(lab, monkeypatch, changes, weights,
+                                                                             products):
     monkeypatch.setattr(machine, "precision", lambda device: torch.bfloat16)
-    coarse, fine = torch.bfloat16, torch.float32
-    assert memory.dtypes(lab.sft()) == (coarse, None)
-    assert memory.dtypes(lab.sft(adapter="full")) == (fine, coarse)
-    assert memory.dtypes(lab.reward(precision="fp32")) == (fine, None)
-    assert memory.dtypes(lab.reward(adapter="full", precision="fp32")) == (fine, None)
+    monkeypatch.setattr(memory, "WIDE", 32)
+    base = lab.base(memory.loaded(lab.sft(**changes)))
+    memory.set_precision(base, lab.sft(**changes))
+    assert base.model.dtype == weights and base.precision == products and base.width == 32
+
+
+def test_a_narrow_base_on_a_cpu_stays_in_fp32(lab, monkeypatch):
+    monkeypatch.setattr(machine, "precision", lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    base = lab.base()
+    memory.set_precision(base, lab.sft())
+    assert base.precision == "fp32"
+    memory.set_precision(base, lab.sft(precision="bf16"))
+    assert base.precision == "bf16"
 
 
 def test_a_frozen_base_in_bf16_learns_about_the_same_with_fp32_adapters(lab):

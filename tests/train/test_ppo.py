@@ -162,14 +162,14 @@ def test_clipped_gradients_reach_the_optimizers(lab):
 
 
 @pytest.mark.parametrize("value", ["adapter", "shared"])
-def test_micro_batches_and_layouts_give_the_gradient_of_the_minibatch(lab, monkeypatch, value):
+def test_micro_batches_and_layouts_give_the_gradient_of_the_minibatch(lab, value):
     """Checklists 32 and 37. Log-probs are float32 whatever the base, hence 1e-6 here and 1e-10 in test_op_losses."""
     base, roles, prompts, settings = prepare(lab, torch.float64, value=value, entropy_coef=0.01)
     r = roll(base, roles, prompts, settings)
     table, _ = ppo.credit(r, 0.1, settings)
     found = []
     for budget, layout in ((10_000, "tree"), (1, "tree"), (60, "tree"), (10_000, "padded")):
-        monkeypatch.setattr(ppo, "BUDGET", budget)
+        roles.policy_learner.budget = budget
         metrics = ppo.forward_backward(base, roles, r, table, [4, 0, 2, 5, 1],
                                        settings.model_copy(update={"layout": layout}))
         found.append((gradient(roles.policy_learner), gradient(roles.value_learner), metrics))

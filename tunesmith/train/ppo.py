@@ -27,7 +27,8 @@ from tunesmith.ops import advantages, logprobs, losses
 from tunesmith.settings import PpoSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import sft
-from tunesmith.train.learner import BUDGET, Learner, indices, mean
+from tunesmith.train.learner import Learner, indices, mean
+from tunesmith.train.memory import settle
 from tunesmith.train.rollouts import Rollouts, Value, collect
 from tunesmith.train.session import session
 
@@ -66,6 +67,8 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     mixed = sft.encode(base, list(ptx.rows()), base.context)[0] if ptx else []
     sources = {d.name: d.fingerprint for d in (data, ptx) if d}
     roles = attach(base, start.path, judge.path, settings)
+    settings = settle(settings, base, "policy", resume)
+    roles.policy_learner.budget = settings.micro_tokens
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash,
               **({"ptx": ptx.fingerprint} if ptx else {})}
     with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress) as run:
@@ -109,14 +112,13 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
         torch.nn.init.zeros_(value.head.linear.weight)
         value_weights = {}
     steps = settings.updates * settings.epochs * min(settings.episodes, settings.minibatches)
-    shared = (settings.warmup, settings.max_grad_norm, settings.weight_decay)
     engine = LocalEngine(base)
     engine.use("policy", "policy")
     return Roles(
         engine, reward, value,
-        Learner(adapters.trainable(base, "policy"), steps, settings.lr, *shared),
-        Learner({**value_weights, **dict(value.head.linear.named_parameters("head"))}, steps, settings.value_lr,
-                *shared),
+        Learner.of(adapters.trainable(base, "policy"), steps, settings),
+        Learner.of({**value_weights, **dict(value.head.linear.named_parameters("head"))}, steps, settings,
+                   settings.value_lr),
         advantages.KlController(settings.kl, settings.kl_target, settings.kl_horizon))
 
 
@@ -204,7 +206,7 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
     rows = sorted(rows, key=lambda i: rollouts.trees[i].size)
     count = float(rollouts.mask_BT[list(rows)].sum())
     metrics = []
-    for part in split([rollouts.trees[i] for i in rows], BUDGET):
+    for part in split([rollouts.trees[i] for i in rows], roles.policy_learner.budget):
         chosen = [rows[j] for j in part]
         batch = build([rollouts.trees[i] for i in chosen], base.device)
         mask = batch.mask()
