@@ -32,8 +32,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 STORED = ("tiny", "small")
 """Shapes whose weights lie on the disk; larger ones are drawn on the device."""
-COMMON = dict(max_position_embeddings=2048, rope_theta=10000.0, rms_norm_eps=1e-5, pad_token_id=0, eos_token_id=1,
-              bos_token_id=None)
+COMMON: dict[str, Any] = dict(max_position_embeddings=2048, rope_theta=10000.0, rms_norm_eps=1e-5, pad_token_id=0,
+                              eos_token_id=1, bos_token_id=None)
 SPECIAL = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}"
@@ -70,6 +70,11 @@ def prepare(text: str | Path | None, shape: str, where: Path | None = None) -> P
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder
+
+
+def named(text: str | Path | None) -> str:
+    """What the results say of a text."""
+    return Path(text).name if text else "dialogues of the built-in loan desk (--text FILE for text by people)"
 
 
 def prepare_adapters(folder: Path, shape: str, count: int = ADAPTERS) -> None:
@@ -218,7 +223,7 @@ def _model(shape: str, folder: Path) -> None:
         config.save_pretrained(folder)
         return
     torch.manual_seed(SEED)
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def _write(folder: Path, pairs: Sequence[Row], tokenizer: Any) -> None:

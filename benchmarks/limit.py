@@ -87,8 +87,8 @@ def same(options: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def fresh(workload: str, shape: str, arguments: argparse.Namespace, out: Path) -> dict[str, float]:
     """A run of ours alone."""
-    plan = Plan(workload, shape, data.prepare(arguments.text or None, shape), arguments.text, out, pairs=3, quick=True,
-                dtype=arguments.dtype)
+    folder = data.prepare(arguments.text or None, shape)
+    plan = Plan(workload, shape, folder, data.named(arguments.text), out, pairs=3, quick=True, dtype=arguments.dtype)
     if workload == "adapters-8":
         data.prepare_adapters(plan.folder, shape)
     job = plan.job(FIRST[workload], plan.pairs)

@@ -125,8 +125,9 @@ def preferences(job: Job) -> Step:
     """DPO. The reference's log-probs are part of the step, as they are for a peer that does one pass over its data."""
     base = load(job)
     adapters.attach(base, "policy", RANK, ALPHA, SEED)
+    weights = adapters.trainable(base, "policy")
     settings = settle(PreferSettings(**TRAINER, method="dpo", policy="policy", comparisons="benchmark"), base, "policy")
-    learner = Learner.of(adapters.trainable(base, "policy"), job.steps, settings)
+    learner = Learner.of(weights, job.steps, settings)
     items = _items(job, dpo.Item)
 
     def step(number: int) -> Mapping[str, Any]:
@@ -146,6 +147,7 @@ def episodes(job: Job) -> Step:
     with tempfile.TemporaryDirectory() as folder:
         roles = ppo.attach(base, _adapter(base, Path(folder) / "policy"), _adapter(base, Path(folder) / "reward"),
                            settings)
+    roles.policy_learner.budget = settle(settings, base, "policy").micro_tokens
     prompts = [r["prompt_ids"] for r in data.prompts(job.data)]
 
     def step(number: int) -> Mapping[str, Any]:

@@ -35,13 +35,15 @@ class Plan:
     dtype: str = "fp32"
     device: str = "cpu"
     patience: float = 900.0
+    rows: int = 0  # per step; 0: the workload's usual number
 
     def pairs_with(self, peer: Peer) -> int:
         return min(self.pairs, 1 if self.quick else DEFAULT_PAIRS) if peer.default else self.pairs
 
     def job(self, options: Mapping[str, Any], pairs: int) -> Job:
-        return Job(self.workload, self.shape, str(self.folder), rows(self.workload, self.shape, self.quick),
-                   NEW.get(self.workload, 0), pairs + 2, self.dtype, self.device, options)
+        count = self.rows or rows(self.workload, self.shape, self.quick)
+        return Job(self.workload, self.shape, str(self.folder), count, NEW.get(self.workload, 0), pairs + 2,
+                   self.dtype, self.device, options)
 
 
 def compare(plan: Plan, peers: Sequence[Peer]) -> dict[str, Any]:

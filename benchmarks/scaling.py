@@ -119,10 +119,8 @@ def plot(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
               for line in dict.fromkeys(r["line"] for r in good)]
     if not series:
         return ""
-    drawn = str(lines(series, title=str(sweep.__doc__), description=f"Seconds by {label}.", x_label=label,
-                      y_label="seconds"))
-    return drawn.replace(">", ' xmlns="http://www.w3.org/2000/svg">' if "xmlns" not in drawn else ">", 1).replace(
-        ">", f">{STYLE}", 1)
+    drawn = lines(series, title=str(sweep.__doc__), description=f"Seconds by {label}.", x_label=label, y_label="s")
+    return str(drawn).replace(">", f">{STYLE}", 1)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

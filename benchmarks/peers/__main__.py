@@ -23,11 +23,9 @@ from benchmarks.plan import Plan, compare
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = _arguments(words)
-    text = arguments.text or None
-    source = Path(text).name if text else "the built-in loan desk's dialogues (--text FILE for text by people)"
-    folder = data.prepare(text, arguments.shape)
+    folder = data.prepare(arguments.text or None, arguments.shape)
     out = arguments.out or data.root() / "results"
-    plan = Plan(arguments.workload, arguments.shape, folder, source, out,
+    plan = Plan(arguments.workload, arguments.shape, folder, data.named(arguments.text), out,
                 arguments.pairs or (2 if arguments.quick else 5), arguments.quick, arguments.dtype,
                 patience=arguments.patience)
     known = PEERS[plan.workload]

@@ -44,7 +44,7 @@ def main() -> None:
         seen.loss += float(loss)
         return loss
 
-    transformers.Trainer.training_step = training_step
+    transformers.Trainer.training_step = training_step  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         run_exp(arguments(job, write(job, Path(folder))), [hf.AtGate(job, seen.figures, PACKAGES)])
 
