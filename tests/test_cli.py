@@ -49,7 +49,7 @@ def test_the_whole_loop_by_commands(base: Path, root: Path, capsys: pytest.Captu
     assert run("collect", "--model", "m", "--prompts", "asks", "--answers", "3", "--max-tokens", "8")["groups"] == 0
     with Workspace.open("workspace") as workspace:
         for i, group in enumerate(workspace.groups("asks")):
-            workspace.add_ranking(Ranking(str(i), group.id, "me", tiers=((2,), (0, 1)), shown=(0, 1, 2)))
+            workspace.add_ranking(Ranking(str(i), group.id, "me", tiers=((2,), (0, 1)), shown=(0, 1, 2), seconds=30))
     made = run("reward", "--model", "m", "--comparisons", "asks", "--name", "taste", "--held-out", "0.3")
     assert made["held_out"]["pairs"] == 2 * made["held_out_groups"]  # ties make no pair
     run("ppo", "--policy", "m", "--reward", "taste", "--prompts", "asks", "--name", "p", "--updates", "2", "--episodes",
@@ -61,6 +61,10 @@ def test_the_whole_loop_by_commands(base: Path, root: Path, capsys: pytest.Captu
     assert {r["status"] for r in run("runs")["runs"]} == {"finished"}
     lineage = run("adapters", "show", "p")["lineage"]
     assert lineage["parents"] == {"policy": "m@1", "reward": "taste@1"}
+    whole = run("adapters", "show", "p")["cost of it and all that it was made from"]
+    assert whole == report["how"]["p@1, with all that it was made from"]
+    assert (whole["runs"], whole["label_minutes"], made["label_minutes"]) == (3, 6, 6)
+    assert whole["tokens"] > lineage["cost"]["tokens"] > 0 and whole["kwh"] > made["kwh"] > 0
     assert {d["name"] for d in run("data")["data"]} == {"demos", "asks"}
 
 
