@@ -90,7 +90,7 @@ class Scheduler:
     def step(self) -> list[Writing]:
         """Go on by one token; the answers that ended with it."""
         if self._reads():
-            chosen = list(self._next())
+            chosen = sorted(self._next(), key=lambda a: a.request.model)  # products by adapter like them together
             states = self.rows.read(list(self._prompts(chosen)), self.weights)
             self._live += chosen
         else:
