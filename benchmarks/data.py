@@ -84,7 +84,7 @@ def prepare_adapters(folder: Path, shape: str, count: int = ADAPTERS) -> None:
     from peft import LoraConfig
     from safetensors.torch import save_file
 
-    config = LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **LORA)  # type: ignore[arg-type]
+    config = LoraConfig(task_type="CAUSAL_LM", inference_mode=True, **LORA)
     for number in lacking:
         generator = torch.Generator().manual_seed(number)
         tensors = {}

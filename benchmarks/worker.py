@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 JOB, GATE = "BENCHMARK_JOB", "BENCHMARK_GATE"
 SEED = 7
-LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none",
+LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "bias": "none",
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
 LEARNING_RATE = 1e-4
 LONGEST = 512
