@@ -22,8 +22,11 @@ from tunesmith.model.scheduler import Request, Scheduler
 from tunesmith.records import Answer, Conversation
 
 MERGE = 48
-"""Steps from which on one adapter is folded into the weights: that costs about as much as four steps of 32 rows and
-takes a tenth off each (tiny and 135M parameters, CPU)."""
+"""Steps from which on one adapter is folded into the weights. Folding costs about one pass over them, as long as half
+a step of 32 rows, and takes a fourteenth off each step (tiny shape, CPU); answers may end long before `max_tokens`."""
+
+COPY = 2**30
+"""Bytes of weights that folding may copy; a larger base is used unfolded."""
 
 
 class LocalEngine:
@@ -146,8 +149,8 @@ class LocalEngine:
         """One adapter over many steps is folded into copies of the weights. Only in float32: rounded to bfloat16, the
         sum would not be what the learner computes."""
         slots = [self.slot(name) for name in names]
-        exact = next(self.base.model.parameters()).dtype == torch.float32
-        if slots in ([], [""]) or len(slots) > 1 or steps < MERGE or not exact:
+        exact = self.base.dtype == torch.float32
+        if len(slots) != 1 or not slots[0] or steps < MERGE or not exact or 4 * self.base.parameters > COPY:
             yield
             return
         with adapters.merged(self.base, slots[0]):

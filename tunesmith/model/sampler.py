@@ -75,7 +75,7 @@ def _block(x_MNB: Tensor, block_B: Tensor) -> Tensor:
 
 def _edges(mass_MNB: Tensor) -> Tensor:
     """The running sum of the blocks' mass, [B, M]."""
-    return mass_MNB.sum(1).t().double().cumsum(-1)
+    return mass_MNB.sum(1).double().cumsum(0).t().contiguous()
 
 
 def _where(mass_MNB: Tensor, edges_BM: Tensor, uniform_B: Tensor) -> Tensor:

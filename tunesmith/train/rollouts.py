@@ -57,13 +57,8 @@ def collect(engine: LocalEngine, prompts: Sequence[Sequence[int]], reward: Rewar
     exactly 1; the sampler's are within 1e-4 of it).
     """
     base = engine.base
-    rows: list[tuple[list[int], list[float]]] = []
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), engine.rows):
-        part = order[start:start + engine.rows]
-        rows += engine.generate([prompts[i] for i in part], sampling, [(sampling.seed, version, i) for i in part],
-                                model="policy")
-    rows = [row for _, row in sorted(zip(order, rows), key=lambda pair: pair[0])]
+    rows = engine.generate(prompts, sampling, [(sampling.seed, version, i) for i in range(len(prompts))],
+                           model="policy")
     trees = tuple(Tree(tuple(p), (tuple(tokens),)) for p, (tokens, _) in zip(prompts, rows))
     width = max(len(tokens) for tokens, _ in rows)
     scored = [score_tokens(base, [trees[i] for i in part], value, sampling.temperature, layout, recompute)
