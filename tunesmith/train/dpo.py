@@ -173,7 +173,6 @@ class Pairs:
                    like.new_tensor([r for i in items for r in i.reference]),
                    like.new_tensor([len(a) for i in items for a in i.tree.answers]))
 
-
     def rewards(self, logprobs_A: Tensor, settings: PreferSettings) -> tuple[Tensor, Tensor]:
         """(implicit rewards [A], margins [P])"""
         length_A = self.length_A if settings.per_token else None
