@@ -76,6 +76,17 @@ def test_what_is_published_is_a_base_that_transformers_loads(lab, shop):
         shop.base("sft@1")
 
 
+@pytest.mark.parametrize(("kind", "stored"), [("full", torch.float32), ("lora", torch.bfloat16)])
+def test_a_step_loads_its_base_in_the_precision_asked_for(lab, shop, monkeypatch, kind, stored):
+    """Weights that are trained stay fp32; a frozen base is bf16 altogether."""
+    bases = []
+    load = rounds.Shop.base
+    monkeypatch.setattr(rounds.Shop, "base", lambda *a: bases.append(load(*a)) or bases[-1])
+    adapter = rounds.sft(shop, lab.sft(base=str(lab.model), adapter=kind, precision="bf16"))
+    assert lab.workspace.run(adapter.lineage["run"]).settings["precision"] == bases[0].precision == "bf16"
+    assert bases[0].model.dtype == stored
+
+
 def test_the_adapter_beside_it_changes_nothing_yet(lab, shop):
     """So that whatever starts from an adapter may start from a full model."""
     adapter, _ = trained(lab)
