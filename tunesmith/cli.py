@@ -184,6 +184,10 @@ def _published(shop: Shop, adapter: Any, terminal: Terminal) -> None:
     lines.append(f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['fraction_of_limit']:.0%} of this machine's "
                  f"limit, peak {summary['peak_mb']:,.0f} MB{_skipped(summary.get('skipped', {}))}")
     lines.append(f"used: {_used(summary)}")
+    if adapter.lineage["parents"]:
+        from tunesmith.train import cost
+
+        lines.append(f"with all that it was made from: {_used(cost.lineage(shop.workspace, adapter))}")
     terminal.result({"adapter": str(adapter), "path": str(adapter.path), **summary}, "\n".join(lines))
 
 
@@ -250,6 +254,7 @@ def _quickstart(command: argparse.Namespace, terminal: Terminal) -> None:
 
 def _runs(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith import rounds
+    from tunesmith.train import cost
 
     shop = _shop(command, terminal)
     if command.action == "ls":
@@ -260,7 +265,8 @@ def _runs(command: argparse.Namespace, terminal: Terminal) -> None:
     if command.action == "resume":
         return _published(shop, rounds.resume(shop, run), terminal)
     shown = {"run": run.id, "command": run.command, "status": run.status, "seed": run.seed, "inputs": dict(run.inputs),
-             "settings": dict(run.settings), "summary": dict(run.summary), "last": (run.metrics() or [{}])[-1]}
+             "settings": dict(run.settings), "summary": dict(run.summary), "last": (run.metrics() or [{}])[-1],
+             "used so far": cost.total(run.usage())}
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
 
 

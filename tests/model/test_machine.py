@@ -32,10 +32,10 @@ def test_gpt2_by_hand(tmp_path):
 
 
 def test_floors_by_hand(base):
-    assert machine.flops(base, Work(forward=10)) == 2 * BODY * 10
-    assert machine.flops(base, Work(forward=10, forward_logits=3)) == 2 * BODY * 10 + 2 * HEAD * 3
-    assert machine.flops(base, Work(trained=10, trained_logits=4)) == 4 * BODY * 10 + 4 * HEAD * 4
-    assert machine.flops(base, Work(forward=5, trained=7)) == (2 * 5 + 4 * 7) * BODY
+    assert machine.flops(machine.products(base), Work(forward=10)) == 2 * BODY * 10
+    assert machine.flops(machine.products(base), Work(forward=10, forward_logits=3)) == 2 * BODY * 10 + 2 * HEAD * 3
+    assert machine.flops(machine.products(base), Work(trained=10, trained_logits=4)) == 4 * BODY * 10 + 4 * HEAD * 4
+    assert machine.flops(machine.products(base), Work(forward=5, trained=7)) == (2 * 5 + 4 * 7) * BODY
     assert Work(forward=5, forward_logits=2, trained=7).tokens == 12
 
 
@@ -48,8 +48,8 @@ def test_the_work_of_trees():
 
 def test_weights_that_are_trained_cost_half_as_much_again(base):
     base.model.requires_grad_(True)
-    assert machine.flops(base, Work(forward=1)) == 2 * BODY
-    assert machine.flops(base, Work(trained=10, trained_logits=4)) == 6 * BODY * 10 + 6 * HEAD * 4
+    assert machine.flops(machine.products(base), Work(forward=1)) == 2 * BODY
+    assert machine.flops(machine.products(base), Work(trained=10, trained_logits=4)) == 6 * BODY * 10 + 6 * HEAD * 4
 
 
 def test_the_measured_rates_are_those_of_a_product_and_a_copy():

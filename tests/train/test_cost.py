@@ -12,6 +12,7 @@ from lab import weights
 from tunesmith.model import machine
 from tunesmith.model.machine import Machine
 from tunesmith.records import Ranking
+from tunesmith.store.runs import Run
 from tunesmith.train import cost, reward, sft
 
 MEASURED = {"seconds": 10.0, "core_seconds": 20.0, "gpu_seconds": 0.0, "cpu_joules": 3.6e6, "gpu_joules": None}
@@ -136,6 +137,25 @@ def test_a_resumed_run_adds_up_what_its_executions_used(lab):
     steps = [u["tokens"] for u in read_all(once)]
     assert summary["tokens"] - once.summary["tokens"] == steps[2] - steps[1], "the tokens of step 3"
     assert again.lineage["cost"]["tokens"] == summary["tokens"] and once.summary["executions"] == 1
+
+
+def test_a_run_that_died_after_publishing_loses_nothing_of_its_summary(lab, monkeypatch):
+    groups = lab.groups
+    lab.workspace.add_groups("ranked", groups)
+    lab.workspace.add_rankings([verdict(i, g, "ann", 60) for i, g in enumerate(groups)])
+    settings = lab.reward(comparisons="ranked")
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(Run, "finish", die)
+        reward.train(lab.workspace, lab.base(), settings, groups)
+    broken = max(lab.workspace.runs(), key=lambda r: r.created)
+    adapter = reward.train(lab.workspace, lab.base(), settings, groups, resume=broken)
+    summary = lab.workspace.run(broken.id).summary
+    assert str(adapter) == summary["adapter"] == "rm@1" and summary["label_minutes"] == len(groups)
+    assert summary["tokens"] == adapter.lineage["cost"]["tokens"] and summary["executions"] == 2
 
 
 def read_all(run):

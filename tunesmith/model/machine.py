@@ -119,19 +119,22 @@ def passes(trees: Sequence[Tree], *, forward: int = 0, forward_logits: int = 0, 
     return Work(size * forward, read * forward_logits, size * trained, read * trained_logits)
 
 
-def flops(base: Base, work: Work) -> float:
-    """The least floating point operations that this work takes: 2 per weight and token forward, 2 for the gradient
-    of what went in, and 2 more for the gradient of a weight that is itself trained.
+Products = tuple[tuple[int, int], tuple[int, int]]
+
+
+def flops(weights: Products, work: Work) -> float:
+    """The least floating point operations that this work takes, `weights` being a base's `products`: 2 per weight and
+    token forward, 2 for the gradient of what went in, and 2 more for the gradient of a weight that is itself trained.
     """
-    (body, body_step), (head, head_step) = products(base)
+    (body, body_step), (head, head_step) = weights
     return float(2 * body * work.forward + body_step * work.trained
                  + 2 * head * work.forward_logits + head_step * work.trained_logits)
 
 
-def products(base: Base) -> tuple[tuple[int, int], tuple[int, int]]:
+def products(base: Base) -> Products:
     """Weights that take part in products, and the operations per token of a step through them: (blocks, output layer).
 
-    Adapters and embeddings are left out.
+    Adapters and embeddings are left out. It walks over every layer, so ask once.
     """
     output = base.model.get_output_embeddings().weight
     embedded = {id(m.weight) for m in base.model.modules() if isinstance(m, nn.Embedding)} | {id(output)}

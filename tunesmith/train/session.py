@@ -28,6 +28,7 @@ class Session:
         self.progress, self.resuming = progress, resuming
         self.earlier = run.usage()
         self.execution = 1 + max((u["execution"] for u in self.earlier), default=0)
+        self.weights = machine.products(base)
         self.tokens, self.flops, self.step_seconds = 0, 0.0, 0.0
         self.summary: dict[str, Any] = {}
         self.labels: dict[str, float] = {}
@@ -45,7 +46,7 @@ class Session:
     def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], work: Work) -> None:
         """Log step number `step` (from 1), checkpoint when it is due, and note what was used so far."""
         self.tokens += work.tokens
-        self.flops += machine.flops(self.base, work)
+        self.flops += machine.flops(self.weights, work)
         self.run.log(step, dict(metrics))
         if step % self.every == 0 or step == self.total:
             self.run.checkpoint(step, save)
@@ -57,10 +58,11 @@ class Session:
     def publish(self, name: str, role: Literal["policy", "reward"], base: Base, write: Callable[[Path], None],
                 data: Mapping[str, str], parents: Mapping[str, str]) -> Adapter:
         """Publish the run's adapter with its lineage; a resumed run that had published already does not again."""
+        self.labels = cost.label_minutes(self.workspace, list(data), self.run.settings.get("without", ()))
         for adapter in self.workspace.adapters():
             if adapter.lineage.get("run") == self.run.id:
+                self.summary["adapter"] = str(adapter)
                 return adapter
-        self.labels = cost.label_minutes(self.workspace, list(data), self.run.settings.get("without", ()))
         lineage = {"run": self.run.id, "data": dict(data), "parents": dict(parents), "settings": self.run.settings,
                    "seed": self.run.seed, **self.summary, "cost": self.cost()}
         adapter = self.workspace.publish_adapter(name, role, base.describe(), write, lineage)
