@@ -22,8 +22,9 @@ from tunesmith.model.scheduler import Request, Scheduler
 from tunesmith.records import Answer, Conversation
 
 MERGE = 48
-"""Steps from which on one adapter is folded into the weights. Folding costs about one pass over them, as long as half
-a step of 32 rows, and takes a fourteenth off each step (tiny shape, CPU); answers may end long before `max_tokens`."""
+"""Steps from which on one adapter is folded into the weights. Folding costs about one pass over them, as long as half a
+step of 32 rows (6M parameters) or a whole one (135M), and takes a fourteenth off each step; answers may end long before
+`max_tokens`."""
 
 COPY = 2**30
 """Bytes of weights that folding may copy; a larger base is used unfolded."""
