@@ -60,6 +60,9 @@ def prepare(text: str | Path | None, shape: str, where: Path | None = None) -> P
     folder = (where or root()) / name / shape
     if folder.is_dir():
         return folder
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     aside = folder.with_name(f".{shape}.{os.getpid()}")
     (aside / "model").mkdir(parents=True)
     pairs = list(_desk_pairs() if text is None else _transcripts(Path(text)))

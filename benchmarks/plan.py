@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from benchmarks.catalogue import KEEP_MEMORY, NEW, UNIT, Peer, find, rows
 from benchmarks.machine import describe, gemm
 from benchmarks.pair import Command, WorkerFailed, alternate
 from benchmarks.worker import SEED, Job
+
+QUICK_SECONDS = 270
+"""With --quick no peer begins after this."""
 
 DEFAULT_PAIRS = 3
 """Pairs against a peer's documented default, which may be a hundred times slower."""
@@ -50,37 +54,43 @@ def compare(plan: Plan, peers: Sequence[Peer]) -> dict[str, Any]:
     """Measure every peer that is there, print, and write JSON; returns what was written."""
     if plan.workload == "adapters-8":
         data.prepare_adapters(plan.folder, plan.shape)
-    limit = gemm(plan.device, plan.dtype)
-    size = plan.job({}, plan.pairs)
-    print(f"{plan.workload} on {plan.shape} ({floors.products(plan.shape) / 1e6:.1f}M parameters in products), "
-          f"{plan.dtype}, {size.rows} rows a step" + (f", {size.new} new tokens" if size.new else "")
-          + f"; text: {plan.text}; limit {limit:,.0f} GFLOP/s", flush=True)
-    made: dict[str, Any] = {
-        "workload": plan.workload, "shape": plan.shape, "dtype": plan.dtype, "device": plan.device, "text": plan.text,
-        "unit": UNIT[plan.workload], "seed": SEED, "rows": size.rows, "new_tokens": size.new, "quick": plan.quick,
-        "created": _now(), "machine": describe(), "gemm_gflops": limit,
-        "peers": {}}
-    for peer in peers:
-        one = made["peers"][peer.name] = {"created": _now(), **_measure(plan, peer, limit)}
+    made = _about(plan)
+    ends = time.monotonic() + (QUICK_SECONDS if plan.quick else float("inf"))
+    for peer in sorted(peers, key=lambda p: p.default):  # the documented defaults last, since they may be very slow
+        one = {"created": _now(), **_measure(plan, peer, made["gemm_gflops"], ends - time.monotonic())}
+        made["peers"][peer.name] = one
         if "error" in one:
             print(f"{peer.name}: {one['error']}", flush=True)
         else:
             print(peer.name, *report.lines(peer.name, made["unit"], one), sep="\n", flush=True)
     _write(plan, made)
-    measured = {name: one for name, one in made["peers"].items() if "ratio" in one}
-    for name in made["peers"].keys() - measured.keys():
-        print(f"no ratio for {name}: {made['peers'][name]['error']}")
-    for name, one in measured.items():
-        print(report.ratio_line(plan.workload, name, one["ratio"]))
-    sys.stdout.flush()
+    for name, one in made["peers"].items():
+        if "error" in one:
+            print(f"no ratio for {name}: {one['error']}")
+    for name, one in made["peers"].items():
+        if "ratio" in one:
+            print(report.ratio_line(plan.workload, name, one["ratio"]), flush=True)
     return made
 
 
-def _measure(plan: Plan, peer: Peer, limit: float) -> dict[str, Any]:
-    """One peer's summary, or {"error": one line}."""
+def _about(plan: Plan) -> dict[str, Any]:
+    """What was measured and on what, printed in a line; the peers' results come into `peers`."""
+    limit, job = gemm(plan.device, plan.dtype), plan.job({}, plan.pairs)
+    new = f", {job.new} new tokens" if job.new else ""
+    print(f"{plan.workload} on {plan.shape} ({floors.products(plan.shape) / 1e6:.1f}M parameters in products), "
+          f"{plan.dtype}, {job.rows} rows a step{new}; text: {plan.text}; limit {limit:,.0f} GFLOP/s", flush=True)
+    return {"workload": plan.workload, "shape": plan.shape, "dtype": plan.dtype, "device": plan.device,
+            "text": plan.text, "unit": UNIT[plan.workload], "seed": SEED, "rows": job.rows, "new_tokens": job.new,
+            "quick": plan.quick, "created": _now(), "machine": describe(), "gemm_gflops": limit, "peers": {}}
+
+
+def _measure(plan: Plan, peer: Peer, limit: float, left: float) -> dict[str, Any]:
+    """One peer's summary, or {"error": one line}; `left` seconds remain."""
     place = find(peer.where)
     if place.lacking:
         return {"error": place.lacking}
+    if left <= 0:
+        return {"error": f"not measured: the time of --quick is over; alone: --peer {peer.name}"}
     pairs = plan.pairs_with(peer)
     ours = plan.job(peer.ours, pairs)
     theirs = plan.job(peer.options, pairs)
@@ -90,7 +100,7 @@ def _measure(plan: Plan, peer: Peer, limit: float) -> dict[str, Any]:
     try:
         rounds = alternate(Command("ours", "benchmarks.ours", ours),
                            Command(peer.name, module, theirs, place.python, keep, place.path), pairs, logs.resolve(),
-                           patience=plan.patience, tell=lambda line: print(f"  {line}", flush=True))
+                           patience=min(plan.patience, left), tell=lambda line: print(f"  {line}", flush=True))
     except WorkerFailed as e:
         return {"error": str(e)}
     per_unit = mean(floors.flops(plan.workload, plan.shape, s["tokens"], ours.options) / s["units"]
