@@ -103,15 +103,15 @@ def mixed(base: Base, rows: lora.Rows) -> Iterator[None]:
         yield
 
 
-def rows(base: Base, names: Sequence[str]) -> lora.Rows:
-    """For `mixed`: the adapter of each token of the flat input, "" for the bare base.
+def rows(base: Base, names: Sequence[str], known: dict[tuple[str, ...], lora.Stacks] | None = None) -> lora.Rows:
+    """For `mixed`: the adapter of each token of the flat input, "" for the bare base. `known`: see `lora.rows`.
 
     Raises:
         ModelError: an adapter is not attached, or is more than plain LoRA and cannot share a batch.
     """
     _attached(base, set(names))
     try:
-        return lora.rows(base.model, names)
+        return lora.rows(base.model, names, known)
     except ValueError as e:
         raise ModelError(str(e)) from e
 

@@ -44,6 +44,7 @@ class LocalEngine:
         self._slots: dict[str, str] = {}
         self._folded = ""
         self._mixed: tuple[tuple[str, ...], lora.Rows] | None = None
+        self._stacks: dict[tuple[str, ...], lora.Stacks] = {}
 
     @property
     def context(self) -> int:
@@ -60,7 +61,8 @@ class LocalEngine:
     def use(self, name: str, slot: str) -> None:
         """Let `name` mean an adapter that is attached already (the trainer's policy, say)."""
         self._slots[name] = slot
-        self._mixed, self._folded = None, ""
+        self._folded = ""
+        self._forget()
 
     def models(self) -> list[str]:
         """The names that `sample` takes besides "" for the bare base."""
@@ -132,7 +134,7 @@ class LocalEngine:
         """An empty batch of its own, to which requests may be submitted at any time."""
         if self.padded is None:
             self.padded = not takes_slots(self.base)
-        self._mixed = None  # adapters may have been trained since
+        self._forget()
         rows: Rows = PaddedRows(self.base) if self.padded else SlotRows(self.base)
         return Scheduler(self.base, rows, self._weights, self.rows, self._stopped)
 
@@ -142,8 +144,13 @@ class LocalEngine:
         if len(set(slots)) == 1:
             return nullcontext() if self._folded == slots[0] != "" else adapters.active(self.base, slots[0])
         if self._mixed is None or self._mixed[0] != slots:
-            self._mixed = slots, adapters.rows(self.base, slots)
+            self._mixed = slots, adapters.rows(self.base, slots, self._stacks)
         return adapters.mixed(self.base, self._mixed[1])
+
+    def _forget(self) -> None:
+        """Adapters have been exchanged, or may have been trained."""
+        self._mixed = None
+        self._stacks.clear()
 
     @contextmanager
     def _perhaps_folded(self, names: set[str], steps: int) -> Iterator[None]:

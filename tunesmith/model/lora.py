@@ -60,7 +60,7 @@ class Rows:
 
     member: Tensor
     place: Tensor
-    stacks: dict[nn.Module, tuple[Tensor, Tensor]]
+    stacks: Stacks
     even: bool = False
     """The tokens come in equal groups, adapter by adapter: no gathering, about a tenth of a decoding step."""
 
@@ -127,13 +127,18 @@ def layers(model: nn.Module) -> list[LoraLinear]:
     return [m for m in model.modules() if isinstance(m, LoraLinear)]
 
 
-def rows(model: nn.Module, names: Sequence[str]) -> Rows:
+Stacks = dict[nn.Module, tuple[Tensor, Tensor]]
+
+
+def rows(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], Stacks] | None = None) -> Rows:
     """`Rows` for tokens with these adapters ("" is the bare base).
+
+    `known` keeps the factors of every set of adapters met, for a caller that knows when they change.
 
     Raises:
         ValueError: an adapter is more than plain LoRA, so it cannot share a batch.
     """
-    kinds = list(dict.fromkeys(names))
+    kinds = sorted(set(names))
     counts = Counter(names)
     device = next(model.parameters()).device
     member = torch.zeros(len(kinds), max(counts.values()), dtype=torch.long)
@@ -143,8 +148,10 @@ def rows(model: nn.Module, names: Sequence[str]) -> Rows:
         group, column = kinds.index(name), filled[name]
         member[group, column], place[token] = token, group * member.shape[1] + column
         filled[name] += 1
-    stacks: dict[nn.Module, tuple[Tensor, Tensor]] = {
-        layer: _stack(layer, kinds) for layer in layers(model) if any(k in layer.lora_A for k in kinds)}
+    known = {} if known is None else known
+    if (stacks := known.get(tuple(kinds))) is None:
+        stacks = {layer: _stack(layer, kinds) for layer in layers(model) if any(k in layer.lora_A for k in kinds)}
+        known[tuple(kinds)] = stacks
     even = member.flatten().tolist() == list(range(len(names)))
     return Rows(member.to(device), place.to(device), stacks, even)
 

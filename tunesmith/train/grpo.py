@@ -97,7 +97,7 @@ def attach(base: Base, start: Path, judge: Path, settings: PreferSettings) -> Ro
         adapters.copy(base, "policy", "reference")
     reward = RewardModel.load(base, judge)
     reward.layout = settings.layout
-    engine = LocalEngine(base)
+    engine = LocalEngine(base, padded=True if settings.layout == "padded" else None)
     engine.use("policy", "policy")
     steps = settings.updates * int(settings.epochs) * min(settings.batch, settings.minibatches)
     return Roles(engine, reward, Learner.of(adapters.trainable(base, "policy"), steps, settings))

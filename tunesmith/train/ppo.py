@@ -112,7 +112,7 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
         torch.nn.init.zeros_(value.head.linear.weight)
         value_weights = {}
     steps = settings.updates * settings.epochs * min(settings.episodes, settings.minibatches)
-    engine = LocalEngine(base)
+    engine = LocalEngine(base, padded=True if settings.layout == "padded" else None)
     engine.use("policy", "policy")
     return Roles(
         engine, reward, value,
