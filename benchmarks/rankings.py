@@ -264,7 +264,7 @@ def main() -> None:
                   **summarize(lines, yardsticks(rankings, parts.held_out), ARMS)}
         print(markdown(result))
         if not a.quick:
-            (a.out / f"rankings-{a.set}.json").write_text(json.dumps(result, indent=1))
+            (a.out / f"rankings-{a.set}.json").write_text(json.dumps(_rounded(result)) + "\n")
 
 
 def learn(base: Base, parts: Parts, runs: Iterable[tuple[str, RewardSettings]], points: Sequence[float],
@@ -294,6 +294,10 @@ def describe(parts: Parts, settings: RewardSettings) -> dict[str, Any]:
                          "pages": len({i.group.id for i in parts.held_out}), "rankings": len(parts.held_out),
                          "pairs": sum(len(i.pairs) for i in parts.held_out)},
             "settings": settings.model_dump(include=kept)}
+
+
+def _rounded(result: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(result), parse_float=lambda x: round(float(x), 5))
 
 
 def _brief(line: Mapping[str, Any]) -> Iterator[str]:

@@ -79,6 +79,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     for name, row in result["yardsticks"].items():
         lines.append(f"| {name} | | | {_show(row['accuracy'], '.1%')} | {_show(row['tau'], '.3f')} | | | | |")
     for title in BESIDE:
+        if not any(title in row for epochs in result["arms"].values() for row in epochs.values()):
+            continue
         lines += ["", f"| {title} | epoch | accuracy | tau-b | log-loss |", "|---|---|---|---|---|"]
         for arm, epochs in result["arms"].items():
             for epoch, row in epochs.items():
