@@ -38,8 +38,9 @@ def summarize(lines: Sequence[Mapping[str, Any]], yardsticks: Mapping[str, Mappi
             row["minus longer is better"] = _difference(mine, {s: {"held_out": longer} for s in mine},
                                                         ("accuracy", "tau"))
         found[arm][f"{epoch:g}"] = {k: v for k, v in row.items() if v}
-    return {"arms": found, "yardsticks": {name: {"rankings": y["rankings"], **{
-        m: bootstrap_mean(values(y, m)).to_dict() for m in ("accuracy", "tau")}} for name, y in yardsticks.items()}}
+    beside = {name: {"rankings": y["rankings"], **{m: bootstrap_mean(values(y, m)).to_dict()
+                                                   for m in ("accuracy", "tau")}} for name, y in yardsticks.items()}
+    return {"arms": {arm: rows for arm, rows in found.items() if rows}, "yardsticks": beside}
 
 
 def _part(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

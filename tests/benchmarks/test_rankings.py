@@ -139,6 +139,17 @@ def test_the_difference_is_the_other_arm_minus_grouped():
     assert "minus grouped" not in found["grouped"]["1"]
 
 
+def test_tables_of_a_single_arm_and_epoch():
+    by_prompt = {m: {"p": 0.75, "q": 0.25} for m in rankings_figures.METRICS}
+    line = {"arm": "shuffled", "epoch": 1.0, "seed": 0, "tokens": 1200, "cpu_seconds": 3.0, "seen": None,
+            "held_out": {"by_prompt": by_prompt, "shared": {"tau": {}}, "pairs": 2, "wilson": {}, "ece": 0.1,
+                         "brier": 0}}
+    tables = rankings_figures.markdown(rankings_figures.summarize([line], {}, rankings.ARMS))
+    assert "| shuffled | 1 | 1 | 50.0% [25.0%, 75.0%] |" in tables
+    assert "| shuffled | 1,200 | 3.0 |" in tables
+    assert "grouped" not in tables
+
+
 def test_held_out_prompts_are_never_trained_on(base):
     groups = rankings.e2e([page([2, 1], who, text=f"name[{i}]") for i in range(60) for who in "ab"]
                           + [page([1, 2], text=f"name[dev {i}]", split="dev") for i in range(3)])
