@@ -4,8 +4,8 @@
 
 Fast: prompt once, no padding, slots, the last block only where it is read. Plain (`--layout padded`): one padded row
 per answer, the whole last block, transformers' own cache. Both begin from the same SFT adapter and reward model of the
-seed. What sampling draws differs once rounding has moved a probability across a random number, so curves part as two seeds'
-do; the question is whether they part further.
+seed. Draws differ once rounding has moved a probability across a random number, so curves part as two seeds' do; the
+question is whether they part further.
 """
 
 from __future__ import annotations

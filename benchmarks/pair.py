@@ -50,7 +50,9 @@ class Worker:
         self.name, self.log, self.patience = command.name, log, patience
         to_read, self._out_fd = os.pipe()
         self._in_fd, to_write = os.pipe()
-        environment = {**os.environ, **OFFLINE, **command.environment, **command.job.to_environment(),
+        # All cores for both: while the other still loads, a program that measures threads would settle for one.
+        environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ, **OFFLINE,
+                       **command.environment, **command.job.to_environment(),
                        GATE: f"{to_read},{to_write}",
                        "PYTHONPATH": os.pathsep.join([*command.path, str(REPOSITORY)])}
         if command.job.device == "cpu":
