@@ -1,7 +1,8 @@
 """Reward modelling: ranked answer groups -> an adapter with a scalar head.
 
-All pairs of a prompt stay in one batch element and each answer is computed once (InstructGPT, arXiv 2203.02155,
-section 3.5): shuffled pairs overfit within an epoch.
+All pairs of a prompt stay in one batch element and each answer is computed once. InstructGPT (arXiv 2203.02155, section
+3.5) saw shuffled pairs overfit within an epoch; here they did in the second (docs/results/rankings.md), and cost K - 1
+times as much.
 """
 
 from __future__ import annotations
