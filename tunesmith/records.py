@@ -142,6 +142,11 @@ class Ranking(Record):
 
     `shown` is the order on the page: `shown[0]` is the index of the answer shown first.
     `all_bad` keeps the ranking and says that even the best is not acceptable. `skipped` is the reason, if skipped.
+    `ratings` are 1 to 7 per answer; `margin` is how clearly the best tier wins, 1 (hardly) to 4 (far better), 0 unsaid.
+    `flags` name what is wrong with an answer, by its index as text: `{"2": ["harmful", "private data"]}`.
+    `purpose` is "" for ordinary work; "gold" a test question, "repeat" the labeler's second look at a group, "review" a
+    reviewer's verdict on a contested one. `revises` is the id of the labeler's own verdict that this one replaces.
+    `trace` is how it came about: `moves`, `first_seconds`, `focus_losses`, `device` and the like.
     """
 
     id: str
@@ -155,6 +160,12 @@ class Ranking(Record):
     ratings: tuple[float, ...] = ()
     seconds: float = 0.0
     simulated: bool = False
+    margin: int = 0
+    rationale: str = ""
+    purpose: Literal["", "gold", "repeat", "review"] = ""
+    revises: str = ""
+    guidelines: int = 0
+    trace: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

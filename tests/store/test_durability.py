@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from tunesmith.errors import DataError, StorageError
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
 from tunesmith.store import database as db
-from tunesmith.store import publish
+from tunesmith.store import publish, tables
 from tunesmith.store.workspace import Workspace
 
 PRELUDE = """
@@ -369,7 +369,7 @@ def test_a_read_only_database_is_named(workspace):
 
 def test_the_tables_and_the_migrations_agree(workspace):
     with workspace.database.read() as c:
-        assert compare_metadata(MigrationContext.configure(c), db.metadata) == []
+        assert compare_metadata(MigrationContext.configure(c), tables.metadata) == []
     script = ScriptDirectory(os.path.join(os.path.dirname(db.__file__), "migrations"))
     assert script.get_heads() == [db.HEAD]
 
@@ -400,5 +400,5 @@ def test_sqlite_is_set_to_be_durable(workspace):
         "journal_mode", "synchronous", "foreign_keys")])
     assert seen == ["wal", 2, 1]
     with pytest.raises(sa.exc.IntegrityError):
-        workspace.database.write(lambda c: c.execute(sa.insert(db.members).values(
+        workspace.database.write(lambda c: c.execute(sa.insert(tables.members).values(
             set_seq=99, group_id="x", position=0, shuffled=0)))

@@ -1,4 +1,4 @@
-"""The database: tables, engines and the one writer.
+"""The database: engines and the one writer. The tables are in `tables`.
 
 SQLite lives in the workspace folder; nothing in the queries is SQLite's own, so that PostgreSQL can take its place.
 All writes of a process pass through one thread, which commits up to `GROUP` of them at once (one fsync for many
@@ -28,80 +28,8 @@ from tunesmith.store.faults import storing
 T = TypeVar("T")
 GROUP = 128
 IDLE_SECONDS = 5.0
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in migrations/; an up-to-date database opens without loading Alembic."""
-
-metadata = sa.MetaData(naming_convention={
-    "pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"})
-
-# Times are ISO 8601 UTC texts with microseconds: they sort, and mean the same in every database.
-# JSON is escaped ASCII in a text column: every Unicode string survives, U+0000 included.
-
-datasets = sa.Table(
-    "datasets", metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(64), nullable=False, unique=True),
-    sa.Column("about", sa.Text, nullable=False),
-    sa.Column("created", sa.String(32), nullable=False))
-
-groups = sa.Table(
-    "groups", metadata,
-    sa.Column("id", sa.String(16), primary_key=True),
-    sa.Column("answers", sa.Integer, nullable=False),
-    sa.Column("body", sa.Text, nullable=False))
-
-sets = sa.Table(
-    "sets", metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(64), nullable=False, unique=True),
-    sa.Column("created", sa.String(32), nullable=False))
-
-members = sa.Table(
-    "members", metadata,
-    sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), primary_key=True),
-    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), primary_key=True),
-    sa.Column("position", sa.Integer, nullable=False),
-    sa.Column("shuffled", sa.Integer, nullable=False),  # a fixed pseudo-random number: the order of ranking
-    sa.Index(None, "set_seq", "position"),
-    sa.Index(None, "set_seq", "shuffled", "group_id"),
-    sa.Index(None, "group_id"))
-
-labelers = sa.Table(
-    "labelers", metadata,
-    sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("simulated", sa.Boolean, nullable=False),
-    sa.Column("role", sa.String(32), nullable=False),
-    sa.Column("created", sa.String(32), nullable=False))
-
-rankings = sa.Table(
-    "rankings", metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(128), nullable=False, unique=True),
-    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), nullable=False),
-    sa.Column("labeler", sa.String(64), sa.ForeignKey("labelers.name"), nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("created", sa.String(32), nullable=False),
-    sa.Index(None, "group_id", "labeler"))
-
-adapters = sa.Table(
-    "adapters", metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("name", sa.String(64), nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("about", sa.Text, nullable=False),
-    sa.Column("created", sa.String(32), nullable=False),
-    sa.UniqueConstraint("name", "version"))
-
-runs = sa.Table(
-    "runs", metadata,
-    sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(128), nullable=False, unique=True),
-    sa.Column("command", sa.String(64), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("about", sa.Text, nullable=False),
-    sa.Column("summary", sa.Text, nullable=False),
-    sa.Column("created", sa.String(32), nullable=False))
 
 
 def pack(value: Any) -> str:

@@ -21,8 +21,8 @@ from typing import IO, Any, Literal
 import sqlalchemy as sa
 
 from tunesmith.errors import UserError
-from tunesmith.store import database as db
-from tunesmith.store.database import Database
+from tunesmith.store import tables as db
+from tunesmith.store.database import Database, pack
 from tunesmith.store.faults import storing
 from tunesmith.store.publish import MANIFEST, Damaged, publish, remove, verify, write_atomically
 
@@ -181,7 +181,7 @@ class Run:
         self.release()
 
     def _store(self, status: Status, summary: dict[str, Any]) -> None:
-        packed = db.pack(summary)
+        packed = pack(summary)
         self.database.write(lambda c: c.execute(
             sa.update(db.runs).where(db.runs.c.id == self.id).values(status=status, summary=packed)))
         self.status, self.summary = status, json.loads(packed)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from tunesmith.errors import DataError, NotFound, nearest
 from tunesmith.records import Ranking
-from tunesmith.store import database as db
+from tunesmith.store import tables as db
 from tunesmith.store.checks import check_tiers, valid_labeler
 from tunesmith.store.database import insert_once, pack
 from tunesmith.store.runs import now

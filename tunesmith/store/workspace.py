@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from tunesmith.errors import DataError, ModelError, NotFound, UserError, nearest
 from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record
-from tunesmith.store import database as db
+from tunesmith.store import tables as db
 from tunesmith.store.checks import split_version, valid_name
 from tunesmith.store.database import Database, insert_once, pack
 from tunesmith.store.faults import storing

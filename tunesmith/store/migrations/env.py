@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from tunesmith.store.database import metadata
+from tunesmith.store.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata,
                   transactional_ddl=True, render_as_batch=True)

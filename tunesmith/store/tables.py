@@ -1,0 +1,223 @@
+"""The tables of a workspace's database, the same on SQLite and PostgreSQL.
+
+What people judged is append-only: nothing here is ever deleted, a change is a new row. Migrations are in migrations/.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData(naming_convention={
+    "pk": "pk_%(table_name)s", "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"})
+
+# Times are ISO 8601 UTC texts with microseconds: they sort, and mean the same in every database.
+# JSON is escaped ASCII in a text column: every Unicode string survives, U+0000 included.
+
+datasets = sa.Table(
+    "datasets", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+groups = sa.Table(
+    "groups", metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("answers", sa.Integer, nullable=False),
+    sa.Column("body", sa.Text, nullable=False))
+
+sets = sa.Table(
+    "sets", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, unique=True),
+    sa.Column("created", sa.String(32), nullable=False))
+
+members = sa.Table(
+    "members", metadata,
+    sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), primary_key=True),
+    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("shuffled", sa.Integer, nullable=False),  # a fixed pseudo-random number: the order of ranking
+    sa.Column("taken", sa.Integer, nullable=False, server_default="0"),  # people's verdicts and live claims
+    sa.Column("done", sa.Integer, nullable=False, server_default="0"),  # people's verdicts, each person once
+    sa.Column("priority", sa.Float, nullable=False, server_default="0"),  # higher is asked earlier
+    sa.Column("gold", sa.Text, nullable=False, server_default=""),  # the known right tiers of a test question
+    sa.Column("open", sa.Boolean, nullable=False, server_default=sa.true()),  # whether anybody more may claim it
+    sa.Index(None, "set_seq", "position"),
+    sa.Index("ix_members_open", "set_seq", "priority", "shuffled", sqlite_where=sa.text("open"),
+             postgresql_where=sa.text("open")),
+    sa.Index(None, "set_seq", "shuffled", "group_id"),
+    sa.Index(None, "group_id"))
+
+labelers = sa.Table(
+    "labelers", metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+    sa.Column("role", sa.String(32), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+rankings = sa.Table(
+    "rankings", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), nullable=False),
+    sa.Column("labeler", sa.String(64), sa.ForeignKey("labelers.name"), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "group_id", "labeler"))
+
+adapters = sa.Table(
+    "adapters", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.UniqueConstraint("name", "version"))
+
+runs = sa.Table(
+    "runs", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("command", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("about", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+# ---- the team
+
+accounts = sa.Table(
+    "accounts", metadata,
+    sa.Column("name", sa.String(64), primary_key=True),  # the name of the labeler that this person is
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password", sa.Text, nullable=False),  # argon2id; "" cannot sign in with a password
+    sa.Column("active", sa.Boolean, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+invitations = sa.Table(
+    "invitations", metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of the link's secret, here and below
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("by", sa.String(64), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("expires", sa.String(32), nullable=False),
+    sa.Column("used_by", sa.String(64), nullable=False, server_default=""),
+    sa.Column("withdrawn", sa.Boolean, nullable=False, server_default=sa.false()))
+
+sessions = sa.Table(
+    "sessions", metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("account", sa.String(64), sa.ForeignKey("accounts.name"), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("expires", sa.String(32), nullable=False),
+    sa.Index(None, "account"))
+
+api_keys = sa.Table(
+    "api_keys", metadata,
+    sa.Column("id", sa.String(16), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("hint", sa.String(16), nullable=False),  # sk-...last4
+    sa.Column("account", sa.String(64), sa.ForeignKey("accounts.name"), nullable=False),
+    sa.Column("name", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("expires", sa.String(32), nullable=False),  # "" never
+    sa.Column("revoked", sa.String(32), nullable=False, server_default=""))
+
+audit = sa.Table(
+    "audit", metadata,  # append-only, by triggers; each digest covers the one before
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("actor", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("object", sa.String(200), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False))
+
+quarantines = sa.Table(
+    "quarantines", metadata,  # a labeler is quarantined while a row is not lifted
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("labeler", sa.String(64), sa.ForeignKey("labelers.name"), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("by", sa.String(64), nullable=False),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("lifted_by", sa.String(64), nullable=False, server_default=""),
+    sa.Column("lifted_at", sa.String(32), nullable=False, server_default=""),
+    sa.Index(None, "labeler"))
+
+# ---- the work
+
+projects = sa.Table(
+    "projects", metadata,  # how a set is ranked; a set without a row has the defaults
+    sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), primary_key=True),
+    sa.Column("settings", sa.Text, nullable=False))
+
+guidelines = sa.Table(
+    "guidelines", metadata,
+    sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("by", sa.String(64), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
+acknowledgements = sa.Table(
+    "acknowledgements", metadata,
+    sa.Column("set_seq", sa.Integer, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("labeler", sa.String(64), primary_key=True),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.ForeignKeyConstraint(["set_seq", "version"], ["guidelines.set_seq", "guidelines.version"]))
+
+claims = sa.Table(
+    "claims", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("token", sa.String(32), nullable=False, unique=True),  # the fencing token
+    sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), nullable=False),
+    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), nullable=False),
+    sa.Column("labeler", sa.String(64), nullable=False),
+    sa.Column("purpose", sa.String(16), nullable=False),  # normal, gold, repeat, review
+    sa.Column("state", sa.String(16), nullable=False),  # live, done, skipped, expired, released
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("until", sa.String(32), nullable=False),
+    sa.Index(None, "labeler", "set_seq", "state"),
+    sa.Index(None, "set_seq", "group_id"),
+    sa.Index("ix_claims_live", "set_seq", "until", sqlite_where=sa.text("state = 'live'"),
+             postgresql_where=sa.text("state = 'live'")))
+
+# ---- the demonstration desk
+
+drafts = sa.Table(
+    "drafts", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),  # made by the client or from the content
+    sa.Column("desk", sa.String(64), nullable=False),  # the dataset that it is for
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),  # written, imported, generated
+    sa.Column("author", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # pending, accepted, rejected; of the newest review
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "desk", "state", "seq"))
+
+reviews = sa.Table(
+    "reviews", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("draft_seq", sa.Integer, sa.ForeignKey("drafts.seq"), nullable=False),
+    sa.Column("reviewer", sa.String(64), nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("reasons", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # the demonstration as edited, "" if it was not
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "draft_seq"))
+
+endpoints = sa.Table(
+    "endpoints", metadata,  # OpenAI-compatible servers that may write answers; keys stay in the environment
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("url", sa.String(500), nullable=False),
+    sa.Column("model", sa.String(200), nullable=False),
+    sa.Column("key_variable", sa.String(64), nullable=False),
+    sa.Column("by", sa.String(64), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
