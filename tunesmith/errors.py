@@ -5,6 +5,8 @@
     │   ├── SettingsError         an unknown key, a value out of range
     │   ├── DataError             a bad file or row; carries path, line and field
     │   ├── NotFound              a name that the workspace or the machine does not have; HTTP 404
+    │   ├── NotAllowed            this person may not do it; HTTP 403
+    │   ├── Conflict              somebody else was faster; HTTP 409
     │   ├── ModelError            a base or adapter that cannot be loaded or does not fit
     │   └── MissingExtra          an optional dependency; carries the install line
     ├── StorageError              no space, read-only, another writer; HTTP 507
@@ -51,6 +53,18 @@ class NotFound(UserError):
     """A name that nothing has."""
 
     status = 404
+
+
+class NotAllowed(UserError):
+    """This person may not do it; says who may."""
+
+    status = 403
+
+
+class Conflict(UserError):
+    """Somebody else was faster; nothing of this was stored."""
+
+    status = 409
 
 
 class ModelError(UserError):
