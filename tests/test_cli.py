@@ -222,3 +222,11 @@ def test_settings_come_from_a_file_and_flags_win(base: Path, root: Path, capsys:
     assert made["adapter"] == "n@1"
     (root / "bad.toml").write_text('base = "x"\nepoch = 1\n')
     assert 'unknown key "epoch" in bad.toml; did you mean "epochs"?' in mistake(capsys, "sft", "--config", "bad.toml")
+
+
+@pytest.mark.parametrize(("found", "says"), [
+    ({"labels": 2}, "held-out: nothing to judge by"),
+    ({"pairs": 0, "accuracy": {"value": None, "low": 0.0, "high": 1.0, "n": 0}}, "held-out: nothing to judge by"),
+    ({"labels": 4, "auc": 0.75}, "held-out AUC: 0.750")])
+def test_a_held_out_part_that_tells_nothing_says_so(found: dict, says: str) -> None:
+    assert cli._held_out(found) == says

@@ -193,8 +193,11 @@ def _published(shop: Shop, adapter: Any, terminal: Terminal) -> None:
 
 def _held_out(found: Mapping[str, Any]) -> str:
     """One line on what was kept for measuring: pairs or single answers, by a reward model or a policy's own rewards."""
-    if not (share := found.get("accuracy")):
+    if "auc" in found:
         return f"held-out AUC: {found['auc']:.3f}"
+    share = found.get("accuracy", {"n": 0})
+    if not share["n"]:
+        return "held-out: nothing to judge by"
     what = "pairs ranked" if "pairs" in found else "answers judged"
     error = f"; calibration error {found['calibration_error']:.3f}" if "calibration_error" in found else ""
     interval = f"{share['value']:.1%} [{share['low']:.1%}, {share['high']:.1%}]"
