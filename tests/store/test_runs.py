@@ -1,12 +1,15 @@
 """Metrics, checkpoints, events; and what happens to damaged checkpoints."""
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 
 from tunesmith.errors import NotFound
+from tunesmith.store.publish import publish
+from tunesmith.store.workspace import Workspace
 
 
 @pytest.fixture
@@ -163,3 +166,29 @@ def test_a_process_may_take_up_its_own_run_again(workspace, run):
     assert again.alive and again.resume()[0] == 1
     again.finish("finished", {})
     assert not run.alive
+
+
+def test_what_is_not_a_number_becomes_null_or_is_never_published(tmp_path):
+    """In the lineage it is null; a folder whose manifest would hold it anyway is not renamed into place."""
+    with Workspace.open(tmp_path / "ws") as workspace:
+        made = workspace.publish_adapter("m", "policy", {"spec": "b", "hash": "h"}, lambda folder: None,
+                                         {"held_out": {"auc": math.nan, "n": 2}, "curve": [1.0, math.inf]})
+        assert made.lineage["held_out"] == {"auc": None, "n": 2} and made.lineage["curve"] == [1.0, None]
+        with pytest.raises(ValueError, match="JSON compliant"):
+            publish(tmp_path / "ws" / "adapters" / "m", iter(["2"]), lambda folder: None, {"x": math.nan}, "adapter")
+        assert [p.name for p in (tmp_path / "ws" / "adapters" / "m").iterdir()] == ["1"]
+
+
+def test_one_orphan_that_no_row_can_hold_does_not_close_the_workspace(tmp_path, monkeypatch):
+    """As versions before this one could leave it behind."""
+    with Workspace.open(tmp_path / "ws") as workspace:
+        workspace.publish_adapter("m", "policy", {"spec": "b", "hash": "h"}, lambda folder: None, {})
+    dumps = json.dumps
+    with monkeypatch.context() as m:
+        m.setattr(json, "dumps", lambda *a, **k: dumps(*a, **{**k, "allow_nan": True}))
+        publish(tmp_path / "ws" / "adapters" / "m", iter(["2"]), lambda folder: None,
+                {"created": "2026", "lineage": {"auc": math.nan}}, "adapter")
+    with Workspace.open(tmp_path / "ws") as workspace:
+        assert [str(a) for a in workspace.adapters()] == ["m@1"]
+        again = workspace.publish_adapter("m", "policy", {"spec": "b", "hash": "h"}, lambda folder: None, {})
+        assert again.version == 3

@@ -240,3 +240,29 @@ def test_calibration_and_accuracy_are_reported_for_both_sides(lab):
     summary = lab.workspace.run(adapter.lineage["run"]).summary
     for side in ("train", "held_out"):
         assert {"pairs", "accuracy", "calibration", "calibration_error", "brier"} <= summary[side].keys()
+
+
+def marked(marks):
+    """A thumb for each of some one-answer groups, on prompts of their own."""
+    return [group((f"a{'b' * i}",), i=100 + i, labels=(m,)) for i, m in enumerate(marks)]
+
+
+def test_thumbs_of_one_kind_have_no_auc_and_the_model_is_published(lab):
+    """A NaN in the lineage once made the workspace impossible to open."""
+    adapter = reward.train(lab.workspace, lab.base(), lab.reward(held_out=0.0, epochs=1), marked([1.0] * 8))
+    assert adapter.lineage["train"] == {"labels": 8} and adapter.lineage["held_out"] == {}
+    lab.workspace.close()
+    lab.workspace = type(lab.workspace).open(lab.root)
+    assert lab.workspace.adapter("rm").lineage == adapter.lineage
+
+
+def test_a_part_of_ties_only_is_not_taken_for_thumbs(lab):
+    """Two labelers who disagree leave pairs with p = 0.5; thumbs beside them are measured by their own scores."""
+    base, head, _ = prepare(lab)
+    model = RewardModel(base, "reward", head)
+    tied = group(("ab", "cd"), i=1, pairs=(Pair(0, 1, 0.5),))
+    assert reward.assess(model, reward.encode(base, [tied], 256)[0]) == {"labels": 0}
+    thumbs = marked([1.0, 0.0, 1.0])
+    mixed, alone = (reward.assess(model, reward.encode(base, groups, 256)[0]) for groups in
+                    ([thumbs[0], tied, *thumbs[1:]], thumbs))
+    assert mixed == alone and mixed["labels"] == 3 and 0 <= mixed["auc"] <= 1

@@ -81,7 +81,8 @@ def seal(folder: Path, about: Mapping[str, Any]) -> None:
         sync(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": sha256(path), "size": path.stat().st_size}
     body = {"format": 1, "about": dict(about), "files": files}
-    text = json.dumps({**body, "checksum": fingerprint(body)}, indent=1, ensure_ascii=True)
+    # no NaN: a manifest that other JSON readers refuse must not be renamed into place
+    text = json.dumps({**body, "checksum": fingerprint(body)}, indent=1, ensure_ascii=True, allow_nan=False)
     with open(folder / MANIFEST, "w", encoding="utf-8") as f:
         f.write(text)
         f.flush()

@@ -98,7 +98,7 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl; numbers that are not finite become null."""
-        line = {"step": step, **{key: _finite(value) for key, value in metrics.items()}}
+        line = {"step": step, **{key: finite(value) for key, value in metrics.items()}}
         self._append("metrics.jsonl", line)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -176,7 +176,7 @@ class Run:
 
     def finish(self, status: Status, summary: Mapping[str, Any]) -> None:
         """Record how it ended, and let go of it."""
-        self._store(status, {key: _finite(value) for key, value in summary.items()})
+        self._store(status, {key: finite(value) for key, value in summary.items()})
         self.event(status)
         self.release()
 
@@ -192,7 +192,7 @@ class Run:
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         with storing(self.folder), open(self.folder / name, "a", encoding="utf-8") as f:
-            f.write(json.dumps(line, default=_finite) + "\n")
+            f.write(json.dumps(line, default=finite) + "\n")
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
@@ -216,11 +216,12 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON-able copy in which numbers that are not finite are null; anything that is no JSON becomes a number."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     number = float(value)

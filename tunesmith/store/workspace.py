@@ -29,7 +29,7 @@ from tunesmith.store.database import Database, insert_once, pack
 from tunesmith.store.faults import storing
 from tunesmith.store.lineage import code_version
 from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
-from tunesmith.store.runs import Run, from_row, now
+from tunesmith.store.runs import Run, finite, from_row, now
 from tunesmith.store.verdicts import check_ranking, insert_groups, insert_rankings, set_seq, shuffled
 
 Kind = Literal["demonstrations", "prompts", "comparisons", "rankings"]
@@ -340,7 +340,7 @@ class Workspace:
             raise UserError('an adapter cannot be named "base": that word means the bare base; choose another name')
         with self.database.read() as c:
             newest = c.scalar(sa.select(sa.func.max(db.adapters.c.version)).where(db.adapters.c.name == name)) or 0
-        about = {"name": name, "role": role, "base": dict(base), "lineage": {"code": code_version(), **lineage},
+        about = {"name": name, "role": role, "base": dict(base), "lineage": {"code": code_version(), **finite(lineage)},
                  "created": now()}
         places = (str(version) for version in itertools.count(newest + 1))
         path = publish(self.root / "adapters" / name, places, write, about, "adapter")
@@ -437,13 +437,13 @@ class Workspace:
                 self._record_adapter(path)
 
     def _record_dataset(self, path: Path) -> None:
-        with contextlib.suppress(Damaged):  # a damaged orphan was never anybody's: it stays out
+        with contextlib.suppress(Damaged, ValueError):  # a damaged orphan was never anybody's: it stays out
             about = verify(path)["about"]
             self.database.write(lambda c: insert_once(
                 c, db.datasets, {"name": path.name}, {"about": pack(about), "created": about["created"]}))
 
     def _record_adapter(self, path: Path) -> None:
-        with contextlib.suppress(Damaged):
+        with contextlib.suppress(Damaged, ValueError):
             about = verify(path)["about"]
             self.database.write(lambda c: insert_once(
                 c, db.adapters, {"name": path.parent.name, "version": int(path.name)},

@@ -195,7 +195,8 @@ def divide(items: Sequence[Kind], share: float) -> tuple[list[Kind], list[Kind]]
 
 
 def assess(model: RewardModel, items: Sequence[Item], scores_A: Tensor | None = None) -> dict[str, Any]:
-    """Accuracy on strict pairs with a Wilson interval, and calibration; for thumbs their AUC.
+    """Accuracy on strict pairs with a Wilson interval, and calibration; where only thumbs tell answers apart, their
+    AUC, if there are good and bad ones.
 
     Probabilities are those that the loss saw, before the scores were normalised. `scores_A` are the model's scores of
     the items' answers, if they are known already.
@@ -206,8 +207,9 @@ def assess(model: RewardModel, items: Sequence[Item], scores_A: Tensor | None = 
     offsets = np.cumsum([0] + [len(i.tree.answers) for i in items])
     preferred = [(int(o) + p.better, int(o) + p.worse) for i, o in zip(items, offsets) for p in i.pairs if p.p > 0.5]
     if not preferred:
-        thumbs = np.array([x for i in items for x in i.group.labels])
-        return {"labels": len(thumbs), "auc": auc(scores, thumbs > 0.5)}
+        thumbs = [(int(o) + k, x) for i, o in zip(items, offsets) if not i.pairs for k, x in enumerate(i.group.labels)]
+        found = auc([scores[k] for k, _ in thumbs], [x > 0.5 for _, x in thumbs]) if thumbs else math.nan
+        return {"labels": len(thumbs)} | ({} if math.isnan(found) else {"auc": found})
     better, worse = np.array(preferred).T
     names = np.array([fingerprint(a) for i in items for a in i.tree.answers])
     swap = names[better] > names[worse]  # an order that does not know the answer: files put the chosen one first
