@@ -29,8 +29,8 @@ import torch
 
 from benchmarks.quickstart import machine
 from benchmarks.rankings_figures import METRICS, markdown, summarize, values
-from tunesmith.feedback.agreement import agreement, by_item
-from tunesmith.feedback.groups import merge, pairs
+from tunesmith.feedback.agreement import agreement
+from tunesmith.feedback.groups import by_item, merge, pairs
 from tunesmith.model import adapters, heads
 from tunesmith.model import base as bases
 from tunesmith.model.base import Base

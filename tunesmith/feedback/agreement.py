@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tunesmith.feedback.groups import pairs
+from tunesmith.feedback.groups import by_item, pairs
 from tunesmith.records import AnswerGroup
 from tunesmith.statistics import Interval, bootstrap_ratio, ranks
 
@@ -59,14 +59,6 @@ def agreement(groups: Iterable[AnswerGroup], *, seed: int = 0) -> Agreement:
                      krippendorff_alpha(_rank_table(items), "ordinal"),
                      krippendorff_alpha(_pair_table(items), "nominal"), len(items),
                      {two: _percent(c, seed) for two, c in sorted(counts.items())})
-
-
-def by_item(groups: Iterable[AnswerGroup]) -> dict[str, list[AnswerGroup]]:
-    """Groups by what was judged."""
-    result: dict[str, list[AnswerGroup]] = defaultdict(list)
-    for g in groups:
-        result[g.id].append(g)
-    return result
 
 
 def krippendorff_alpha(table_RU: ArrayLike, scale: Scale = "nominal") -> float:

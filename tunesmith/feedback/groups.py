@@ -104,8 +104,8 @@ def merge(groups: Sequence[AnswerGroup], *, ties: Ties = "half", without: Collec
         merged.append(Pair(i, j, share, weight / total) if share >= 0.5 else Pair(j, i, 1 - share, weight / total))
         borda[i] += (share - 0.5) * weight
         borda[j] -= (share - 0.5) * weight
-    return replace(kept[0], tiers=_tiers_by(borda), pairs=tuple(merged), labels=_mean_labels(kept), weight=total,
-                   labeler=",".join(sorted({g.labeler for g in kept})), shown=(), source=_source(kept))
+    return replace(kept[0], tiers=_tiers_by(borda), pairs=tuple(merged), labels=mean_labels(kept), weight=total,
+                   labeler=",".join(sorted({g.labeler for g in kept})), shown=(), source=common_source(kept))
 
 
 def ranked(groups: Iterable[AnswerGroup], rankings: Iterable[Ranking], *, without: Collection[str] = (),
@@ -128,6 +128,18 @@ def ranked(groups: Iterable[AnswerGroup], rankings: Iterable[Ranking], *, withou
     return result
 
 
+def by_item(groups: Iterable[AnswerGroup]) -> dict[str, list[AnswerGroup]]:
+    """Groups by what was judged: prompt and answers."""
+    result: dict[str, list[AnswerGroup]] = defaultdict(list)
+    names: dict[tuple[int, int], tuple[str, AnswerGroup]] = {}  # rankings of one group share its prompt and answers
+    for g in groups:
+        key = id(g.prompt), id(g.answers)
+        if key not in names:
+            names[key] = g.id, g  # the group is kept so that its parts keep their numbers
+        result[names[key][0]].append(g)
+    return dict(result)
+
+
 def _levels(group: AnswerGroup) -> list[int]:
     """The tier of each answer, 0 the best; unranked ones come after the last."""
     level = [len(group.tiers)] * len(group.answers)
@@ -142,12 +154,14 @@ def _tiers_by(scores: Sequence[float]) -> Tiers:
     return tuple(tuple(i for i, s in enumerate(rounded) if s == value) for value in sorted(set(rounded), reverse=True))
 
 
-def _mean_labels(groups: Sequence[AnswerGroup]) -> tuple[float, ...]:
+def mean_labels(groups: Sequence[AnswerGroup]) -> tuple[float, ...]:
+    """The mean of the groups' labels, answer by answer, over those that have any."""
     given = [g.labels for g in groups if g.labels]
     return tuple(sum(column) / len(given) for column in zip(*given, strict=True))
 
 
-def _source(groups: Sequence[AnswerGroup]) -> Source:
+def common_source(groups: Sequence[AnswerGroup]) -> Source:
+    """Where the groups come from, if all from one; a simulated part marks the whole, other mixtures are imported."""
     sources = {g.source for g in groups}
     if len(sources) == 1:
         return sources.pop()
