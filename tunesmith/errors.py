@@ -20,6 +20,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunesmith.records import Ranking
 
 
 class TunesmithError(Exception):
@@ -62,9 +66,13 @@ class NotAllowed(UserError):
 
 
 class Conflict(UserError):
-    """Somebody else was faster; nothing of this was stored."""
+    """Somebody else was faster; nothing of this was stored. Carries what is stored and what was given, if there are."""
 
     status = 409
+
+    def __init__(self, message: str, stored: Ranking | None = None, given: Ranking | None = None):
+        super().__init__(message)
+        self.stored, self.given = stored, given
 
 
 class ModelError(UserError):

@@ -44,9 +44,15 @@ members = sa.Table(
     sa.Column("priority", sa.Float, nullable=False, server_default="0"),  # higher is asked earlier
     sa.Column("gold", sa.Text, nullable=False, server_default=""),  # the known right tiers of a test question
     sa.Column("open", sa.Boolean, nullable=False, server_default=sa.true()),  # whether anybody more may claim it
+    sa.Column("contested", sa.String(16), nullable=False, server_default=""),  # waiting for a reviewer, settled by one
     sa.Index(None, "set_seq", "position"),
     sa.Index("ix_members_open", "set_seq", "priority", "shuffled", sqlite_where=sa.text("open"),
              postgresql_where=sa.text("open")),
+    sa.Index("ix_members_open_random", "set_seq", "shuffled", sqlite_where=sa.text("open"),
+             postgresql_where=sa.text("open")),
+    sa.Index("ix_members_gold", "set_seq", sqlite_where=sa.text("gold <> ''"), postgresql_where=sa.text("gold <> ''")),
+    sa.Index("ix_members_contested", "set_seq", sqlite_where=sa.text("contested = 'waiting'"),
+             postgresql_where=sa.text("contested = 'waiting'")),
     sa.Index(None, "set_seq", "shuffled", "group_id"),
     sa.Index(None, "group_id"))
 
@@ -65,6 +71,7 @@ rankings = sa.Table(
     sa.Column("labeler", sa.String(64), sa.ForeignKey("labelers.name"), nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "labeler", "seq"),
     sa.Index(None, "group_id", "labeler"))
 
 adapters = sa.Table(
@@ -99,7 +106,8 @@ accounts = sa.Table(
 invitations = sa.Table(
     "invitations", metadata,
     sa.Column("digest", sa.String(64), primary_key=True),  # SHA-256 of the link's secret, here and below
-    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),  # "": a one-time link that signs `account` in
+    sa.Column("account", sa.String(64), nullable=False, server_default=""),  # "": the invited person chooses the name
     sa.Column("by", sa.String(64), nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
     sa.Column("expires", sa.String(32), nullable=False),
@@ -182,7 +190,9 @@ claims = sa.Table(
     sa.Column("created", sa.String(32), nullable=False),
     sa.Column("until", sa.String(32), nullable=False),
     sa.Index(None, "labeler", "set_seq", "state"),
-    sa.Index(None, "set_seq", "group_id"),
+    sa.Index(None, "group_id", "labeler"),
+    sa.Index("ix_claims_one", "labeler", "set_seq", unique=True, sqlite_where=sa.text("state = 'live'"),
+             postgresql_where=sa.text("state = 'live'")),
     sa.Index("ix_claims_live", "set_seq", "until", sqlite_where=sa.text("state = 'live'"),
              postgresql_where=sa.text("state = 'live'")))
 

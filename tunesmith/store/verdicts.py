@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from tunesmith.errors import DataError, NotFound, nearest
+from tunesmith.errors import DataError, NotFound
 from tunesmith.records import Ranking
 from tunesmith.store import tables as db
 from tunesmith.store.checks import check_tiers, valid_labeler
 from tunesmith.store.database import insert_once, pack
+from tunesmith.store.places import chunks, holders, lock, set_seq, settle
 from tunesmith.store.runs import now
-
-
-def set_seq(c: sa.Connection, name: str) -> int:
-    """The key of a set.
-
-    Raises:
-        NotFound: naming the nearest.
-    """
-    seq = c.scalar(sa.select(db.sets.c.seq).where(db.sets.c.name == name))
-    if seq is None:
-        known = c.scalars(sa.select(db.sets.c.name)).all()
-        raise NotFound(f'no set of answer groups "{name}"{nearest(name, known)}')
-    return int(seq)
 
 
 def insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[str, Any]]) -> int:
     """Put groups into a set, making it if needed; how many were new to the set."""
     insert_once(c, db.sets, {"name": set_name}, {"created": now()})
     seq = set_seq(c, set_name)
+    lock(c, rows)
     known = dict(_fetch(c, rows, db.groups.c.id))
     inside = {id for id, (there,) in _fetch(c, rows, db.members.c.group_id, db.members.c.set_seq) if there == seq}
     end = c.scalar(sa.select(sa.func.max(db.members.c.position)).where(db.members.c.set_seq == seq))
@@ -45,6 +35,7 @@ def insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[st
         c.execute(sa.insert(db.groups), new)
     if joining:
         c.execute(sa.insert(db.members), joining)
+        settle(c, [row["group_id"] for row in joining if row["group_id"] in known])  # judged as part of another set
     return len(joining)
 
 
@@ -58,11 +49,15 @@ def check_ranking(r: Ranking) -> None:
 
 
 def insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
-    """Check each verdict against its group, its labeler and the ids that are taken; insert the new ones."""
+    """Check each verdict against its group, its labeler and the ids that are taken; insert the new ones.
+
+    A person's verdict ends the claim that this person holds on the group.
+    """
+    lock(c, [r.group for r in rankings])
     taken = dict(_fetch(c, [r.id for r in rankings], db.rankings.c.id, db.rankings.c.group_id, db.rankings.c.labeler))
     answers = dict(_fetch(c, [r.group for r in rankings], db.groups.c.id, db.groups.c.answers))
     simulated = dict(_fetch(c, [r.labeler for r in rankings], db.labelers.c.name, db.labelers.c.simulated))
-    people, rows = [], []
+    people, rows, counting = [], [], []
     for r in rankings:
         if r.id in taken:
             if taken[r.id] != (r.group, r.labeler):
@@ -79,12 +74,36 @@ def insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
             which = "a simulated labeler" if simulated[r.labeler][0] else "a person"
             raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
         taken[r.id] = (r.group, r.labeler)
+        if not (r.simulated or r.purpose):
+            counting.append(r)
         rows.append({"id": r.id, "group_id": r.group, "labeler": r.labeler, "body": _body(r), "created": now()})
     if people:
         c.execute(sa.insert(db.labelers), people)
     if rows:
         c.execute(sa.insert(db.rankings), rows)
+    if counting:
+        _end_claims(c, counting)
+        settle(c, [r.group for r in counting])
     return len(rows)
+
+
+def _end_claims(c: sa.Connection, rankings: Sequence[Ranking]) -> None:
+    """The claims for ordinary work that these people held on these groups are over."""
+    judged = {(r.group, r.labeler): "skipped" if r.skipped else "done" for r in rankings}
+    claims = db.claims.c
+    for chunk in chunks(r.group for r in rankings):
+        for group, labelers in holders(c, chunk).items():
+            for labeler in labelers & {person for there, person in judged if there == group}:
+                c.execute(sa.update(db.claims).where(
+                    claims.group_id == group, claims.labeler == labeler, claims.state == "live",
+                    claims.purpose == "normal").values(state=judged[group, labeler]))
+
+
+def verdicts_of(c: sa.Connection, group_id: str, labeler: str) -> list[Ranking]:
+    """A labeler's verdicts on a group, oldest first."""
+    r = db.rankings.c
+    bodies = c.scalars(sa.select(r.body).where(r.group_id == group_id, r.labeler == labeler).order_by(r.seq))
+    return [Ranking.from_dict(json.loads(body)) for body in bodies]
 
 
 def _fetch(c: sa.Connection, ids: Iterable[str], key: sa.Column[Any],

@@ -11,7 +11,8 @@ MEMBERS = (
     sa.Column("done", sa.Integer, nullable=False, server_default="0"),
     sa.Column("priority", sa.Float, nullable=False, server_default="0"),
     sa.Column("gold", sa.Text, nullable=False, server_default=""),
-    sa.Column("open", sa.Boolean, nullable=False, server_default=sa.true()))
+    sa.Column("open", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("contested", sa.String(16), nullable=False, server_default=""))
 OVERLAP = 2
 """The default of a project when this revision was written."""
 
@@ -19,8 +20,12 @@ OVERLAP = 2
 def upgrade() -> None:
     for column in MEMBERS:
         op.add_column("members", column)
-    op.create_index("ix_members_open", "members", ["set_seq", "priority", "shuffled"], sqlite_where=sa.text("open"),
-                    postgresql_where=sa.text("open"))
+    for name, columns, rows in (("open", ["set_seq", "priority", "shuffled"], "open"),
+                                ("open_random", ["set_seq", "shuffled"], "open"), ("gold", ["set_seq"], "gold <> ''"),
+                                ("contested", ["set_seq"], "contested = 'waiting'")):
+        op.create_index(f"ix_members_{name}", "members", columns, sqlite_where=sa.text(rows),
+                        postgresql_where=sa.text(rows))
+    op.create_index("ix_rankings_labeler_seq", "rankings", ["labeler", "seq"])
     _count()
     _append_only("rankings")
     op.create_table(
@@ -35,6 +40,7 @@ def upgrade() -> None:
         "invitations",
         sa.Column("digest", sa.String(64), nullable=False),
         sa.Column("role", sa.String(16), nullable=False),
+        sa.Column("account", sa.String(64), nullable=False, server_default=""),
         sa.Column("by", sa.String(64), nullable=False),
         sa.Column("created", sa.String(32), nullable=False),
         sa.Column("expires", sa.String(32), nullable=False),
@@ -128,7 +134,9 @@ def upgrade() -> None:
     op.create_index("ix_claims_labeler_set_seq_state", "claims", ["labeler", "set_seq", "state"])
     op.create_index("ix_claims_live", "claims", ["set_seq", "until"], sqlite_where=sa.text("state = 'live'"),
                     postgresql_where=sa.text("state = 'live'"))
-    op.create_index("ix_claims_set_seq_group_id", "claims", ["set_seq", "group_id"])
+    op.create_index("ix_claims_one", "claims", ["labeler", "set_seq"], unique=True,
+                    sqlite_where=sa.text("state = 'live'"), postgresql_where=sa.text("state = 'live'"))
+    op.create_index("ix_claims_group_id_labeler", "claims", ["group_id", "labeler"])
     op.create_table(
         "drafts",
         sa.Column("seq", sa.Integer, nullable=False),
@@ -166,17 +174,21 @@ def upgrade() -> None:
         sa.Column("by", sa.String(64), nullable=False),
         sa.Column("created", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_endpoints"))
-    _append_only("audit")
+    for table in ("audit", "reviews"):
+        _append_only(table)
 
 
 def _count() -> None:
-    """How many people have judged each group; a simulated labeler takes nobody's place."""
+    """How many people have judged each group, by their newest verdict; a simulated labeler takes nobody's place."""
     members, rankings, labelers = (sa.table(n, *map(sa.column, c)) for n, c in {
-        "members": ("group_id", "taken", "done", "open"), "rankings": ("group_id", "labeler", "body"),
+        "members": ("group_id", "taken", "done", "open"), "rankings": ("seq", "group_id", "labeler", "body"),
         "labelers": ("name", "simulated")}.items())
-    people = (sa.select(sa.func.count(sa.distinct(rankings.c.labeler)))
+    later = rankings.alias()
+    newest = ~sa.exists().where(later.c.group_id == rankings.c.group_id, later.c.labeler == rankings.c.labeler,
+                                later.c.seq > rankings.c.seq)
+    people = (sa.select(sa.func.count()).select_from(rankings)
               .join(labelers, labelers.c.name == rankings.c.labeler)
-              .where(rankings.c.group_id == members.c.group_id, ~labelers.c.simulated,
+              .where(rankings.c.group_id == members.c.group_id, sa.not_(labelers.c.simulated), newest,
                      ~rankings.c.body.contains('"skipped":')).scalar_subquery())
     op.execute(sa.update(members).values(taken=people, done=people))
     op.execute(sa.update(members).where(members.c.taken >= OVERLAP).values(open=sa.false()))
