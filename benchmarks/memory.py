@@ -21,7 +21,7 @@ from tunesmith.quickstart import story
 from tunesmith.quickstart.builtin import BASES
 from tunesmith.store.workspace import Workspace
 
-IDLE = ("import sys; from tunesmith.model import base; from tunesmith.train.session import peak_mb; "
+IDLE = ("import sys; from tunesmith.model import base; from tunesmith.train.cost import peak_mb; "
         "import tunesmith.train.ppo; base.load(sys.argv[1]); print(peak_mb())")
 
 
