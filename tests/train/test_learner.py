@@ -195,3 +195,12 @@ def test_metrics_of_micro_batches_add_up_and_maxima_stay_maxima():
     parts = [{"loss": torch.tensor(0.25), "ratio_max": torch.tensor(1.5)},
              {"loss": torch.tensor(0.5), "ratio_max": torch.tensor(1.2)}]
     assert mean(parts) == {"loss": 0.75, "ratio_max": 1.5}
+
+
+def test_a_discarded_loss_has_no_part_in_the_next_step():
+    """PPO throws away a minibatch whose ratio exploded; the loss is infinite by then."""
+    w, learner = make()
+    learner.backward((w * 3.0).sum() + math.inf)
+    learner.discard()
+    assert w.grad is None
+    assert pull(learner, w, (0.3, 0.4))["grad_norm"] == pytest.approx(0.5) and learner.done == 1

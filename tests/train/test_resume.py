@@ -1,7 +1,9 @@
 """Stop anywhere, resume, and end with the same weights bit for bit; and what must stop a run."""
 
+import fcntl
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.errors import TrainingStopped, UserError
 from tunesmith.model import adapters
+from tunesmith.records import Pair
 from tunesmith.store.publish import verify
 from tunesmith.train import dpo, grpo, kto, ppo, references, reward, sft
 
@@ -169,3 +172,52 @@ def test_a_finished_run_or_one_whose_data_changed_is_refused(lab):
         run(lab, "reward", {}, progress=kill_at(2))
     with pytest.raises(UserError, match="its comparisons has changed"):
         reward.train(lab.workspace, lab.base(), lab.reward(), lab.groups[:-5], resume=newest(lab))
+
+
+@pytest.mark.parametrize("command", ["reward", "dpo", "kto"])
+def test_other_weights_of_the_same_comparisons_are_other_data(lab, command):
+    """A second labeler who agrees leaves the pairs as they were and doubles the group's weight."""
+    changes = {} if command == "reward" else {"method": command}
+    with pytest.raises(Killed):
+        run(lab, "reward" if command == "reward" else "prefer", changes, progress=kill_at(2))
+    trainer = {"reward": reward, "dpo": dpo, "kto": kto}[command]
+    settings = lab.reward() if command == "reward" else lab.prefer(command)
+    heavier = [replace(lab.groups[0], weight=2.0), *lab.groups[1:]]
+    with pytest.raises(UserError, match="its comparisons has changed"):
+        trainer.train(lab.workspace, lab.base(), settings, heavier, resume=newest(lab))
+
+
+def test_the_same_marks_on_other_answers_are_other_data(lab):
+    """0 > 2 > 1 and 0 > 1 > 2 leave one good and one bad answer each, and not the same ones."""
+    first, rest = next((g, lab.groups[i + 1:]) for i, g in enumerate(lab.groups) if len(g.tiers) == 3)
+    (a,), (b,), (c,) = first.tiers
+    orders = [replace(first, tiers=((a,), *tail)) for tail in (((b,), (c,)), ((c,), (b,)))]
+    with pytest.raises(Killed):
+        kto.train(lab.workspace, lab.base(), lab.prefer("kto", epochs=0.5), [orders[0], *rest], progress=kill_at(2))
+    with pytest.raises(UserError, match="its comparisons has changed"):
+        kto.train(lab.workspace, lab.base(), lab.prefer("kto", epochs=0.5), [orders[1], *rest], resume=newest(lab))
+
+
+def test_tiers_are_part_of_what_plackett_luce_learns_from(lab):
+    """Given pairs go first; only this loss reads the tiers beside them."""
+    both = [replace(g, pairs=(Pair(0, 1),), tiers=((0,), (1, 2))) for g in lab.groups]
+    other = [replace(g, tiers=((0,), (1,), (2,))) for g in both]
+    settings = lab.reward(loss="plackett-luce")
+    with pytest.raises(Killed):
+        reward.train(lab.workspace, lab.base(), settings, both, progress=kill_at(2))
+    with pytest.raises(UserError, match="its comparisons has changed"):
+        reward.train(lab.workspace, lab.base(), settings, other, resume=newest(lab))
+
+
+def test_a_run_that_another_process_executes_is_left_as_it_is(lab):
+    with pytest.raises(Killed):
+        run(lab, "sft", {}, progress=kill_at(3))
+    live = newest(lab)
+    live._store("running", {})
+    with open(live.folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="being executed by another process"):
+            run(lab, "sft", {}, resume=newest(lab))
+    assert newest(lab).status == "running"
+    run(lab, "sft", {}, resume=newest(lab))
+    assert newest(lab).status == "finished"

@@ -56,7 +56,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
     size = len(divide(items, settings.held_out)[0])
     steps = math.ceil(size * settings.epochs / settings.batch)
     learner = Learner.of(weights, steps, settings)
-    data = fingerprint([[i.group.id, [p.to_dict() for p in i.pairs]] for i in items])
+    data = fingerprint([[i.group.id, i.weight, [p.to_dict() for p in i.pairs]] for i in items])
     inputs = {"comparisons": data, "policy": str(start), "base": base.hash}
     with session(workspace, base, "prefer", settings, inputs, steps, resume, progress) as run:
         known: list[references.Sums] = []
@@ -71,7 +71,8 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
 
         first = run.resume(load)
         looked_at = [] if known or settings.reference_free else [i.tree for i in items]
-        items = [replace(i, reference=r) for i, r in zip(items, known)] if known else reference(base, items, settings)
+        items = ([replace(i, reference=r) for i, r in zip(items, known, strict=True)] if known else
+                 reference(base, items, settings))
         train_items, held_out = divide(items, settings.held_out)
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped}
         for step in range(first, steps):

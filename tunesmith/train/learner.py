@@ -85,6 +85,11 @@ class Learner:
         self.done += 1
         return {"lr": lr, "grad_norm": norm}
 
+    def discard(self) -> None:
+        """Forget what was added since the last step."""
+        self._loss = None
+        self.optimizer.zero_grad(set_to_none=True)
+
     def _stop(self, why: str) -> None:
         raise TrainingStopped(f"{why} at step {self.done + 1}; the last good checkpoint is kept: lower --lr and "
                               "resume or start again")

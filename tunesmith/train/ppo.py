@@ -134,7 +134,7 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequ
         metrics = forward_backward(base, roles, rollouts, table, rows, settings)
         if metrics["ratio_mean"] > RATIO_LIMIT:
             for learner in (roles.policy_learner, roles.value_learner):
-                learner.optimizer.zero_grad(set_to_none=True)
+                learner.discard()
             reported["aborted"] = 1.0
             break
         if mixed and settings.ptx_coef:

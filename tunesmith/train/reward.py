@@ -68,7 +68,8 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
     steps = math.ceil(len(train_items) * settings.epochs / settings.batch)
     learner = Learner.of({**weights, **dict(head.linear.named_parameters("head"))}, steps, settings)
-    data = fingerprint([[i.group.id, [p.to_dict() for p in i.pairs], list(i.group.labels)] for i in items])
+    data = fingerprint([[i.group.id, i.weight, [p.to_dict() for p in i.pairs], list(i.group.labels),
+                         list(i.group.tiers) if settings.loss == "plackett-luce" else []] for i in items])
     inputs = {"comparisons": data, "base": base.hash, **({"model": str(parent)} if parent else {})}
     with session(workspace, base, "reward", settings, inputs, steps, resume, progress) as run:
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped}

@@ -97,7 +97,7 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
     """Begin a run (or go on with `resume`), and record how it ended.
 
     Raises:
-        UserError: the run to resume has finished, or its inputs have changed since.
+        UserError: the run to resume has finished, another process executes it, or its inputs have changed since.
     """
     if resume is not None and resume.status == "finished":
         raise UserError(f"run {resume.id} has finished; there is nothing to resume")
@@ -107,8 +107,10 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
         run = workspace.start_run(command, recorded, settings.seed, dict(inputs))
     else:
         run, threads = resume, resume.settings.get("threads") or torch.get_num_threads()
+        run.hold()  # before anything is recorded: the run of another process must not be marked failed
         changed = [k for k, v in inputs.items() if run.inputs.get(k) != v]
         if changed:
+            run.release()
             raise UserError(f"run {run.id} cannot be resumed: its {changed[0]} has changed since it began")
     torch.set_num_threads(threads)  # sums are added up in another order on another number
     current = Session(workspace, run, base, total, settings.checkpoint_every, progress, resume is not None)
