@@ -9,11 +9,12 @@ import pytest
 import torch
 from lab import weights
 
+from tunesmith.errors import SettingsError
 from tunesmith.model import machine
 from tunesmith.model.machine import Machine
 from tunesmith.records import Ranking
 from tunesmith.store.runs import Run
-from tunesmith.train import cost, reward, sft
+from tunesmith.train import cost, ppo, reward, sft
 
 MEASURED = {"seconds": 10.0, "core_seconds": 20.0, "gpu_seconds": 0.0, "cpu_joules": 3.6e6, "gpu_joules": None}
 ESTIMATED = {**MEASURED, "cpu_joules": None}
@@ -50,7 +51,9 @@ def test_one_estimated_part_marks_the_whole():
     """A GPU without a counter beside a processor with one; and one execution of two."""
     found = cost.total([ON_A_GPU])
     assert found["kwh"] == pytest.approx(1 + 10 * 400 / 3.6e6, rel=1e-3)
-    assert found["energy"].startswith("estimated: 10 W per busy core, 400 W per GPU held")
+    assert found["energy"].startswith("estimated: 400 W per GPU held;")
+    assert cost.total([{**ON_A_GPU, "cpu_joules": None}])["energy"].startswith(
+        "estimated: 10 W per busy core, 400 W per GPU held;")
     assert cost.total([{**ON_A_GPU, "gpu_joules": 1.8e6}])["kwh"] == 1.5
     assert cost.total([{**ON_A_GPU, "gpu_joules": 1.8e6}])["energy"].startswith("measured")
     mixed = cost.total([MEASURED, ESTIMATED])
@@ -60,6 +63,13 @@ def test_one_estimated_part_marks_the_whole():
 def test_the_carbon_of_another_country(monkeypatch):
     monkeypatch.setenv("TUNESMITH_GRAMS_PER_KWH", "50")
     assert cost.total([MEASURED])["co2_grams"] == 50 and "50 g CO2" in cost.total([MEASURED])["energy"]
+
+
+@pytest.mark.parametrize("text", ["473,0", "much", "-1", "nan", "inf"])
+def test_a_carbon_figure_that_is_none_is_refused_before_the_run(monkeypatch, text):
+    monkeypatch.setenv("TUNESMITH_GRAMS_PER_KWH", text)
+    with pytest.raises(SettingsError, match="TUNESMITH_GRAMS_PER_KWH is a number"):
+        cost.Meter(cpu=cost.NoCounter())
 
 
 def zone(root, number, name, micro):
@@ -95,10 +105,11 @@ def test_nvml_counts_from_the_start_and_its_absence_is_no_error(monkeypatch):
     millijoules = {"a": 5_000_000, "b": 1_000}
     library = types.ModuleType("pynvml")
     library.nvmlInit = lambda: None
-    library.nvmlDeviceGetHandleByIndex = lambda i: "ab"[i]
+    library.nvmlDeviceGetHandleByUUID = {"GPU-0-a": "a", "GPU-0-b": "b"}.__getitem__
     library.nvmlDeviceGetTotalEnergyConsumption = millijoules.__getitem__
     library.NVMLError = RuntimeError
     monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: types.SimpleNamespace(uuid="0-" + "ab"[i]))
     counter = cost.gpu_counter(2)
     millijoules["b"] += 2_500
     assert counter.joules() == 2.5 and cost.gpu_counter(0).joules() is None
@@ -218,6 +229,10 @@ def test_label_minutes_and_cost_follow_the_lineage(lab):
     assert model.lineage["cost"]["label_minutes"] == len(groups)
     assert lab.workspace.run(model.lineage["run"]).summary["label_minutes"] == len(groups)
     again = reward.train(lab.workspace, lab.base(), lab.reward(comparisons="ranked", name="rm2"), groups)
+    lab.workspace.add_groups("prompts", groups)
+    policy = ppo.train(lab.workspace, lab.base(), lab.ppo(updates=1, reward="rm"))
+    assert "label_minutes" not in policy.lineage["cost"], "prompts of a set's name are not the set"
+    assert cost.lineage(lab.workspace, policy)["label_minutes"] == len(groups)
     child = lab.workspace.publish_adapter("child", "policy", model.base, lambda folder: None, {
         "run": "r", "data": {"p": "f"}, "cost": {**cost.total([ESTIMATED]), "tokens": 7},
         "parents": {"reward": str(model), "second": str(again), "third": str(model)}})
@@ -227,3 +242,5 @@ def test_label_minutes_and_cost_follow_the_lineage(lab):
     assert found["tokens"] == pytest.approx(sum(a.lineage["cost"]["tokens"] for a in parts), rel=1e-3)
     assert found["kwh"] == pytest.approx(sum(a.lineage["cost"]["kwh"] for a in parts), rel=1e-3)
     assert found["energy"].startswith("estimated")
+    (again.path / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert cost.lineage(lab.workspace, child) == found

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunesmith.errors import SettingsError
 from tunesmith.store.workspace import Adapter, Workspace
 
 WATTS_PER_CORE = 10.0
@@ -102,7 +103,7 @@ def gpu_counter(gpus: int) -> Counter:
         import pynvml
 
         pynvml.nvmlInit()
-        counter = Nvml(pynvml, [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(gpus)])
+        counter = Nvml(pynvml, [pynvml.nvmlDeviceGetHandleByUUID(name) for name in _uuids(gpus)])
     except ImportError:
         return NoCounter()
     except pynvml.NVMLError:  # a driver without the counter
@@ -110,10 +111,22 @@ def gpu_counter(gpus: int) -> Counter:
     return counter
 
 
+def _uuids(gpus: int) -> list[str]:
+    """The names of the GPUs that torch sees: NVML's own numbers know nothing of CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    return [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(gpus)]
+
+
 class Meter:
-    """Measures one execution from its making on."""
+    """Measures one execution from its making on.
+
+    Raises:
+        SettingsError: see `grams_per_kwh`; said now, not when hours of training are over.
+    """
 
     def __init__(self, gpus: int = 0, cpu: Counter | None = None, gpu: Counter | None = None):
+        grams_per_kwh()
         self.gpus = gpus
         self.cpu, self.gpu = cpu or cpu_counter(), gpu or gpu_counter(gpus)
         self.seconds, self.core_seconds = time.monotonic(), core_seconds()
@@ -124,6 +137,22 @@ class Meter:
         return {"seconds": round(seconds, 3), "core_seconds": round(core_seconds() - self.core_seconds, 3),
                 "gpu_seconds": round(seconds * self.gpus, 3), "cpu_joules": self.cpu.joules(),
                 "gpu_joules": self.gpu.joules()}
+
+
+def grams_per_kwh() -> float:
+    """Of CO2, here.
+
+    Raises:
+        SettingsError: TUNESMITH_GRAMS_PER_KWH is no number, or less than 0.
+    """
+    text = os.environ.get("TUNESMITH_GRAMS_PER_KWH") or str(GRAMS_PER_KWH)
+    try:
+        grams = float(text)
+    except ValueError:
+        grams = math.nan
+    if not 0 <= grams < math.inf:
+        raise SettingsError(f"TUNESMITH_GRAMS_PER_KWH is a number of grams, such as {GRAMS_PER_KWH}, not {text!r}")
+    return grams
 
 
 def core_seconds() -> float:
@@ -142,23 +171,23 @@ def total(executions: Sequence[Usage]) -> dict[str, Any]:
     """Several executions as one cost: seconds, core and GPU seconds, kWh, grams of CO2, and where the energy figure
     comes from (`energy`).
     """
-    joules = sum(_joules(u)[0] for u in executions)
-    estimated = any(_joules(u)[1] for u in executions)
-    gpu = any(u["gpu_seconds"] for u in executions)
-    grams = float(os.environ.get("TUNESMITH_GRAMS_PER_KWH") or GRAMS_PER_KWH)
-    assumed = f"{WATTS_PER_CORE:.0f} W per busy core" + (f", {WATTS_PER_GPU:.0f} W per GPU held" if gpu else "")
+    joules = sum(map(_joules, executions))
+    grams = grams_per_kwh()
+    assumed = [*([f"{WATTS_PER_CORE:.0f} W per busy core"] if any(u["cpu_joules"] is None for u in executions) else []),
+               *([f"{WATTS_PER_GPU:.0f} W per GPU held"]
+                 if any(u["gpu_joules"] is None and u["gpu_seconds"] for u in executions) else [])]
     return {**{k: round(sum(u[k] for u in executions), 2) for k in ("seconds", "core_seconds", "gpu_seconds")},
             "kwh": _digits(joules / 3.6e6), "co2_grams": _digits(joules / 3.6e6 * grams),
-            "energy": (f"estimated: {assumed}" if estimated else "measured: whole processor, other programs included")
+            "energy": (f"estimated: {', '.join(assumed)}" if assumed else
+                       "measured: whole processor, other programs included")
             + f"; {grams:.0f} g CO2 per kWh"}
 
 
-def _joules(used: Usage) -> tuple[float, bool]:
-    """(energy of one execution, whether any part of it is estimated)."""
+def _joules(used: Usage) -> float:
+    """Energy of one execution, measured where it was."""
     cpu, gpu = used["cpu_joules"], used["gpu_joules"]
     guessed = used["core_seconds"] * WATTS_PER_CORE, used["gpu_seconds"] * WATTS_PER_GPU
-    joules = (guessed[0] if cpu is None else cpu) + (guessed[1] if gpu is None else gpu)
-    return joules, cpu is None or (gpu is None and used["gpu_seconds"] > 0)
+    return float((guessed[0] if cpu is None else cpu) + (guessed[1] if gpu is None else gpu))
 
 
 def label_minutes(workspace: Workspace, names: Sequence[str], without: Sequence[str] = ()) -> dict[str, float]:
@@ -179,19 +208,22 @@ SUMMED = ("tokens", "seconds", "core_seconds", "gpu_seconds", "kwh", "co2_grams"
 def lineage(workspace: Workspace, adapter: Adapter) -> dict[str, Any]:
     """The cost of an adapter and of everything that it was made from, each run once.
 
-    Minutes spent on one set of answers count once, however many runs learned from it.
+    Minutes spent on one set of answers count once, however many runs learned from it. What the ancestors' files hold
+    by now is of no interest here.
     """
+    known = {str(a): a for a in workspace.adapters()}
     costs, seen, judged, pending = [], set(), set(), [adapter]
     while pending:
         one = pending.pop()
-        pending += [workspace.adapter(name) for name in one.lineage.get("parents", {}).values()]
+        pending += [known[name] for name in one.lineage.get("parents", {}).values() if name in known]
         cost = one.lineage.get("cost")
         if cost is None or one.lineage["run"] in seen:
             continue
         seen.add(one.lineage["run"])
-        data = tuple(sorted(one.lineage["data"]))
-        costs.append({k: v for k, v in cost.items() if not (k.startswith("label_") and data in judged)})
-        judged.add(data)
+        ranked = one.lineage.get("settings", {}).get("comparisons")
+        fresh = ranked and ranked not in judged
+        costs.append({k: v for k, v in cost.items() if fresh or not k.startswith("label_")})
+        judged.add(ranked)
     sources = sorted({c["energy"] for c in costs})
     return {"runs": len(costs), **{k: _digits(sum(c[k] for c in costs if k in c)) for k in SUMMED
                                    if any(k in c for c in costs)},

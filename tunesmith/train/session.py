@@ -58,7 +58,9 @@ class Session:
     def publish(self, name: str, role: Literal["policy", "reward"], base: Base, write: Callable[[Path], None],
                 data: Mapping[str, str], parents: Mapping[str, str]) -> Adapter:
         """Publish the run's adapter with its lineage; a resumed run that had published already does not again."""
-        self.labels = cost.label_minutes(self.workspace, list(data), self.run.settings.get("without", ()))
+        ranked = self.run.settings.get("comparisons")  # prompts may bear a set's name, and are nobody's verdicts
+        self.labels = cost.label_minutes(self.workspace, [ranked] if ranked else [],
+                                         self.run.settings.get("without", ()))
         for adapter in self.workspace.adapters():
             if adapter.lineage.get("run") == self.run.id:
                 self.summary["adapter"] = str(adapter)
@@ -72,7 +74,7 @@ class Session:
     def cost(self) -> dict[str, Any]:
         """What all executions of the run have used, how fast its steps were, and how near to the machine's limit.
 
-        The limit is the time that the products of the steps alone would take at this machine's rate, measured now.
+        The limit is the time that the products of the steps alone would take at this machine's rate (see `machine`).
         """
         executions = [*self.earlier, self._used()]
         tokens = sum(u["tokens"] for u in executions)
