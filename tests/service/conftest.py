@@ -1,11 +1,13 @@
 """A workspace with two sets to rank, an app in memory, and a real server on a free loopback port."""
 
 import pytest
-from service_fakes import FakeEngine, group, running
+from service_fakes import FakeEngine, ask_as, group, running, signed
 from starlette.testclient import TestClient
 
 from tunesmith.service import create_app
 from tunesmith.store.workspace import Workspace
+
+BASE = "http://127.0.0.1:8400"
 
 
 @pytest.fixture
@@ -30,9 +32,37 @@ def app(workspace, engine):
 
 
 @pytest.fixture
-def client(app):
-    with TestClient(app, base_url="http://127.0.0.1:8400") as client:
+def client(app, workspace):
+    """Signed in as "me", the admin who started the studio."""
+    with TestClient(app, base_url=BASE) as client:
+        yield ask_as(client, workspace, "me")
+
+
+@pytest.fixture
+def anonymous(app):
+    """Not signed in; redirects are not followed."""
+    with TestClient(app, base_url=BASE, follow_redirects=False) as client:
         yield client
+
+
+@pytest.fixture
+def client_as(app, workspace):
+    """`client_as(role, name=role)`: a client signed in with that role; the account is made if it is new."""
+    clients = []
+
+    def make(role, name=""):
+        clients.append(TestClient(app, base_url=BASE))
+        return ask_as(clients[-1], workspace, name or role, role)
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def signed_url(workspace):
+    """`signed_url(address, name="me", role="admin")`: an address that signs a browser in and leads on to `address`."""
+    return lambda address, name="me", role="admin": signed(workspace, address, name, role)
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 import contextlib
 import threading
 import time
+from urllib.parse import urlsplit
 
 from tunesmith.contracts import Sampling
+from tunesmith.errors import NotFound
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt
-from tunesmith.service import open_server
+from tunesmith.service import access, open_server
+from tunesmith.store import team
 
 WORDS = ["The ", "rate ", "is ", "7.5 ", "percent."]
 
@@ -14,6 +17,29 @@ WORDS = ["The ", "rate ", "is ", "7.5 ", "percent."]
 def group(question, *answers, model="desk@1"):
     prompt = Prompt((Message("system", "You are the loan desk."), Message("user", question)))
     return AnswerGroup(prompt, tuple(Answer(text, model) for text in answers))
+
+
+def account(workspace, name, role="admin"):
+    """The account, made if it is new."""
+    with contextlib.suppress(NotFound):
+        return team.account(workspace, name)
+    return team.new_account(workspace, name, role, "test")
+
+
+def ask_as(client, workspace, name, role="admin"):
+    """Sign a TestClient in; it sends Origin as a browser does."""
+    account(workspace, name, role)
+    client.cookies.set(f"tunesmith-{client.base_url.port or 80}", team.start_session(workspace, name, "test"))
+    client.headers["origin"] = str(client.base_url).rstrip("/")
+    return client
+
+
+def signed(workspace, address, name="me", role="admin"):
+    """An address that signs a browser in and leads on to `address`."""
+    account(workspace, name, role)
+    parts = urlsplit(address)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return f"{parts.scheme}://{parts.netloc}{access.entrance(team.link(workspace, name, 'test', minutes=60), path)}"
 
 
 class FakeEngine:

@@ -36,10 +36,10 @@ def problems():
 
 
 @pytest.fixture
-def open_page(chromium, problems):
+def open_page(chromium, problems, signed_url):
     contexts = []
 
-    def open_page(address, **options):
+    def open_page(address, name="me", **options):
         context = chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce",
                                           **options})
         contexts.append(context)
@@ -48,7 +48,7 @@ def open_page(chromium, problems):
         page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: problems.append(str(e)))
         page.on("dialog", lambda d: (problems.append(f"dialog {d.message}"), d.dismiss()))
-        page.goto(address)
+        page.goto(signed_url(address, name))
         page.wait_for_selector("html[data-ready]")
         return page
 
@@ -282,7 +282,7 @@ def test_a_refused_ranking_says_so_and_lets_go(open_page, url, workspace):
 def test_payloads_in_prompt_and_answers_stay_text(workspace, open_page, problems):
     workspace.add_groups("evil", [group(" ".join(EVIL), *EVIL[:4], model=EVIL[1])])
     with running(create_app(workspace, labeler=EVIL[1])) as url:
-        page = open_page(f"{url}/rank/evil")
+        page = open_page(f"{url}/rank/evil", EVIL[1])
         text = page.inner_text("main")
         assert all(payload in text for payload in EVIL)
         press(page, "b", "k", "Enter")

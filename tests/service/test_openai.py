@@ -153,7 +153,7 @@ def test_pages_answer_while_the_engine_writes(url, engine):
                       json={"model": "tone", "messages": ASK, "stream": True}) as answer:
         lines = answer.iter_lines()  # held: letting go of it would close the stream
         next(line for line in lines if "and on" in line)
-        assert httpx.get(f"{url}/rank/desk", timeout=2).status_code == 200
+        assert httpx.get(f"{url}/signin", timeout=2).status_code == 200
         assert httpx.get(f"{url}/v1/models", timeout=2).status_code == 200
     assert {name.startswith("engine") for name in engine.threads} == {True}  # one thread touches the engine
     assert len(engine.threads) == 1

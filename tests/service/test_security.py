@@ -102,7 +102,7 @@ def test_a_port_in_use_is_named_with_the_cure():
 def test_a_real_server_announces_its_free_port_and_listens_on_loopback_only(app):
     with running(app) as url:
         assert url.startswith("http://127.0.0.1:") and not url.endswith(":0")
-        assert httpx.get(url).status_code == 200
+        assert httpx.get(url, follow_redirects=True).status_code == 200
         assert "server" not in httpx.get(url).headers
 
 

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import importlib.util
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
 from tunesmith import __version__
 from tunesmith.errors import UserError
-from tunesmith.service import refusals, studio
+from tunesmith.service import access, refusals
 from tunesmith.service.hub import Hub, ServingEngine
-from tunesmith.service.security import MAX_BODY, Guard, require_loopback
+from tunesmith.service.security import MAX_BODY, Guard, require_named
+from tunesmith.store import team
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
 
+PAGES = ("accounts", "rank", "studio", "desk", "sources", "live", "manage", "dashboards")
+"""The modules that have a `router(workspace)`. Routes find the rest in `request.app.state`."""
+
+
 def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None = None, *, base: str = "base",
-               labeler: str = "me", max_body: int = MAX_BODY) -> FastAPI:
+               labeler: str = "me", max_body: int = MAX_BODY, hosts: Sequence[str] = (),
+               https: bool = False) -> FastAPI:
     """The studio, and with an `engine` the API too.
 
     `engine` is called on the first request that needs it, so the pages answer at once and without torch. `base` is
-    the base's name in /v1/models and the `spec` that adapters must have been trained on; `labeler` is the name that
-    rankings are stored under.
+    the base's name in /v1/models and the `spec` that adapters must have been trained on. `labeler` is the account of
+    who starts it, made as an admin if it is new. `hosts` are the names, beside loopback's, that it may be called by;
+    `https` says that a proxy in front of it encrypts.
+
+    Raises:
+        UserError: `labeler` cannot be an account's name or is switched off.
     """
     hub = Hub(workspace, engine, base) if engine else None
 
@@ -40,14 +51,19 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
         if hub:
             hub.close()
 
-    app = FastAPI(title="Tunesmith", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="Tunesmith", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
+                  lifespan=lifespan)
+    app.state.workspace, app.state.hub, app.state.hosts, app.state.https = workspace, hub, tuple(hosts), https
+    app.state.owner = team.owner(workspace, labeler).name if workspace else labeler
     refusals.install(app)
-    app.add_middleware(Guard, max_body=max_body)
-    app.include_router(studio.router(workspace, labeler))
+    app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
+    for name in PAGES:
+        if importlib.util.find_spec(f"tunesmith.service.{name}"):
+            app.include_router(importlib.import_module(f"tunesmith.service.{name}").router(workspace))
     if hub:
         from tunesmith.service import openai
 
-        app.include_router(openai.router(hub))
+        app.include_router(openai.router(hub), dependencies=[Depends(access.chat)])
     else:
         app.add_api_route("/v1/{path:path}", _no_engine, methods=["GET", "POST"], include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
@@ -58,18 +74,18 @@ def _no_engine(path: str) -> None:
     raise refusals.Refusal("This server is the studio only; start the API with: tunesmith serve", status=404)
 
 
-def open_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> tuple[uvicorn.Server, socket.socket, str]:
+def open_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> tuple[uvicorn.Server, socket.socket, str]:
     """A server on a bound socket, and its URL; port 0 takes any free one. Start it with `server.run([socket])`.
 
     Raises:
-        UserError: not a loopback host, or the port is taken.
+        UserError: another machine could reach the host and the app has no name for it, or the port is taken.
     """
-    require_loopback(host)
-    listener = socket.socket(socket.AF_INET6 if host == "::1" else socket.AF_INET)
+    require_named(host, app.state.hosts)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind(("::1" if host == "::1" else "127.0.0.1", port))
-        listener.listen(128)
+        listener.bind(("127.0.0.1" if host == "localhost" else host, port))
+        listener.listen(1024)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -81,7 +97,7 @@ def open_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> tuple[u
     return uvicorn.Server(config), listener, url
 
 
-def run_server(app: ASGIApp, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = print) -> None:
+def run_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = print) -> None:
     """Serve until Ctrl+C; `announce` is called with the URL (it ends in a slash) once the port is open.
 
     Raises:

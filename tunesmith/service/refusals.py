@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from tunesmith.errors import NotFound, TunesmithError, UserError
 from tunesmith.service.pages import render
@@ -28,6 +29,13 @@ class Refusal(UserError):
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
+
+
+class SignInNeeded(Refusal):
+    """Nobody is signed in: a program hears 401, a browser is led to the sign-in page and back."""
+
+    def __init__(self, message: str):
+        super().__init__(message, status=401, code="invalid_api_key")
 
 
 def install(app: FastAPI) -> None:
@@ -48,6 +56,9 @@ def answer(request: Request, error: Exception) -> Response:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
     if request.url.path.startswith(("/v1", "/api")):
         return JSONResponse({"error": body}, status, headers)
+    if isinstance(error, SignInNeeded) and request.method == "GET":
+        back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/signin?{urlencode({'next': back})}" if back != "/" else "/signin", 303)
     page = render("error.html", title=_TITLES.get(status, "That did not work"), message=body["message"])
     return HTMLResponse(page, status, headers)
 
@@ -93,4 +104,5 @@ def _first_invalid(error: RequestValidationError) -> tuple[str, str | None, str]
     return f"Invalid '{param}': {what[:1].lower()}{what[1:]}.", param, "invalid_value"
 
 
-_TITLES = {403: "Refused", 404: "Not found", 405: "Not possible", 421: "Wrong address", 500: "Something failed here"}
+_TITLES = {401: "Sign in first", 403: "Refused", 404: "Not found", 405: "Not possible", 421: "Wrong address",
+           500: "Something failed here"}

@@ -1,8 +1,10 @@
 """What every request passes before a route sees it.
 
-- Host must be a loopback name: a page that rebinds its own DNS name to 127.0.0.1 is turned away.
-- Unsafe methods must come from our own pages or from no page at all (Origin, Sec-Fetch-Site), carry JSON and stay
-  under a size: another site open in the same browser can neither post a form nor a "simple" request.
+- Host must be a loopback name or one that was allowed by name: a page that rebinds its own DNS name to 127.0.0.1 is
+  turned away.
+- Unsafe methods must come from our own pages or from no page at all (Origin, Sec-Fetch-Site) and stay under a size.
+  Under /api and /v1 they carry JSON (files under /api/uploads): no form and no "simple" request of another site is
+  that. Elsewhere they are HTML forms, which only our own pages may send: Origin or Sec-Fetch-Site must say so.
 - Every answer, errors too, carries the security headers and an x-request-id.
 
 Any port is allowed in Host (an SSH tunnel may use another one); an Origin must equal that Host, port included.
@@ -11,6 +13,7 @@ Any port is allowed in Host (an SSH tunnel may use another one); an Origin must 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -22,6 +25,9 @@ from tunesmith.service.refusals import Refusal, answer
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 4 * 2**20
+UPLOADS = "/api/uploads"
+"""Where files are sent as they are (application/octet-stream), and may be larger: `MAX_UPLOAD`."""
+MAX_UPLOAD = 2**30
 
 PAGE_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
                "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -39,23 +45,28 @@ HEADERS = {
     "cache-control": "no-store",
 }
 _SAFE = {"GET", "HEAD", "OPTIONS"}
+_LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_KINDS = {"application/json": "JSON", "application/octet-stream": "a file"}
 
 
-def require_loopback(host: str) -> None:
+def require_named(host: str, names: Sequence[str]) -> None:
     """
     Raises:
-        UserError: `host` would let other machines in.
+        UserError: `host` would let other machines in, and nobody said by which name.
     """
-    if host not in LOOPBACK:
-        raise UserError(f'refusing to listen on "{host}": there is no sign-in yet, so anyone who reaches the port '
-                        "could read and rank your data; use 127.0.0.1, and an SSH tunnel from other machines")
+    if host not in LOOPBACK and not (host and names):
+        raise UserError(f'refusing to listen on "{host}": other machines could then reach the sign-in. Use 127.0.0.1 '
+                        "and an SSH tunnel; or name the address that people will type, --allow-host NAME, with "
+                        "--https if a proxy encrypts (it should: passwords pass through)")
 
 
 class Guard:
-    """ASGI middleware, the outermost of ours."""
+    """ASGI middleware, the outermost of ours. `hosts` and `https` as in `create_app`."""
 
-    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY):
+    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY, hosts: Sequence[str] = (), https: bool = False):
         self.app, self.max_body = app, max_body
+        self.hosts, self.https = frozenset(h.lower() for h in hosts), https
+        self.headers = {**HEADERS, **({"strict-transport-security": "max-age=31536000"} if https else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,40 +80,58 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
                 headers["x-request-id"] = request_id
             await send(message)
 
         try:
-            check(scope["method"], Headers(scope=scope), self.max_body)
-            await self.app(scope, _capped(receive, self.max_body), reply)
+            limit = MAX_UPLOAD if scope["path"].startswith(UPLOADS) else self.max_body
+            self.check(scope["method"], scope["path"], Headers(scope=scope), limit)
+            await self.app(scope, _capped(receive, limit), reply)
         except Exception as error:
             if started:
                 raise
             await answer(Request(scope), error)(scope, receive, reply)
 
+    def check(self, method: str, path: str, headers: Headers, limit: int) -> None:
+        """
+        Raises:
+            Refusal: 421 foreign Host, 403 foreign page, 413 too large, 415 not JSON.
+        """
+        host = headers.get("host", "").lower()
+        self.check_host(host)
+        if method in _SAFE:
+            return
+        ours = self.check_origin(host, headers)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > limit:
+            raise Refusal(f"The body is larger than {limit} bytes.", status=413)
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if path.startswith(("/api/", "/v1/")):
+            wanted = "application/octet-stream" if path.startswith(UPLOADS) else "application/json"
+            if method != "DELETE" and kind not in (wanted, "application/json"):
+                raise Refusal(f"Send the body as {_KINDS[wanted]}, with content-type: {wanted}.", status=415)
+        elif kind != "application/x-www-form-urlencoded":
+            raise Refusal("A page of this server sends forms here.", status=415)
+        elif not ours:
+            raise Refusal("Only a page of this server may send this form; programs use /api.", status=403)
 
-def check(method: str, headers: Headers, max_body: int) -> None:
-    """
-    Raises:
-        Refusal: 421 foreign Host, 403 foreign page, 413 too large, 415 not JSON.
-    """
-    host = headers.get("host", "")
-    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-    if name.lower() not in ("127.0.0.1", "localhost", "[::1]") or not (port == "" or port.isdecimal()):
-        raise Refusal(f'This server answers to 127.0.0.1, localhost and [::1] only, not to "{host[:80]}".', status=421)
-    if method in _SAFE:
-        return
-    origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-    if (origin is not None and origin.lower() != f"http://{host}".lower()) or site not in ("same-origin", "none"):
-        raise Refusal("This request comes from a page of another site; only pages of this server may send it.",
-                      status=403)
-    length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > max_body:
-        raise Refusal(f"The body is larger than {max_body} bytes.", status=413)
-    if method != "DELETE" and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise Refusal("Send the body as JSON, with content-type: application/json.", status=415)
+    def check_host(self, host: str) -> None:
+        """Any port, but only our own names."""
+        name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
+        if not (name in _LOOPBACK_HOSTS or name in self.hosts) or not (port == "" or port.isdecimal()):
+            names = ", ".join(["127.0.0.1, localhost", *sorted(self.hosts)])
+            raise Refusal(f'This server answers to {names} and [::1] only, not to "{host[:80]}".', status=421)
+
+    def check_origin(self, host: str, headers: Headers) -> bool:
+        """Whether a page of ours sent this; False if no page did. A page of another site is refused."""
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+        own = {f"http://{host}"} if not self.https else {f"https://{host}"}
+        if (origin is not None and origin.lower() not in own) or site not in ("same-origin", "none"):
+            raise Refusal("This request comes from a page of another site; only pages of this server may send it.",
+                          status=403)
+        return origin is not None or site == "same-origin"
 
 
 def _capped(receive: Receive, limit: int) -> Receive:

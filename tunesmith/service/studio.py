@@ -1,7 +1,7 @@
 """The studio's pages, and the one thing they send: a ranking.
 
 What to show next is the store's business (`next_group`), what a ranking means is `feedback`'s; here it is only shown,
-checked for shape and handed on. Left out: accounts (one labeler per server), undo, review.
+checked for shape and handed on. Left out: undo, review.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.errors import NotFound, UserError, nearest
 from tunesmith.records import AnswerGroup, Ranking, fingerprint
+from tunesmith.service.access import Labeler, SignedIn, Viewer
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal
 from tunesmith.service.security import REPORT_POLICY
@@ -62,46 +63,48 @@ class Submission(BaseModel):
                        self.skipped, seconds=self.seconds)
 
 
-def router(workspace: Workspace, labeler: str) -> APIRouter:
-    """The pages and POST /api/rankings; every ranking is stored under `labeler`."""
+def router(workspace: Workspace) -> APIRouter:
+    """The pages and POST /api/rankings; every ranking is stored under the name of who is signed in."""
     routes = APIRouter(default_response_class=HTMLResponse)
 
     @routes.get("/")
-    def home() -> str:
-        return render("home.html", sets=workspace.group_sets(), reports=_reports(workspace.root), labeler=labeler)
+    def home(who: SignedIn) -> str:
+        return render("home.html", who=who, sets=workspace.group_sets(), reports=_reports(workspace.root),
+                      labeler=who.name)
 
     @routes.get("/rank/{name}")
-    def rank(name: str) -> str:
+    def rank(name: str, who: Labeler) -> str:
+        labeler = who.name
         progress = _progress(workspace, name, labeler)
         group = workspace.next_group(name, labeler)
         if group is None:
-            return render("done.html", name=name, labeler=labeler, progress=progress,
+            return render("done.html", who=who, name=name, labeler=labeler, progress=progress,
                           model=_only_model(workspace.groups(name)))
         if not 2 <= len(group.answers) <= len(NAMES):
             raise UserError(f"A group of {name} has {len(group.answers)} answers; the studio ranks 2 to {len(NAMES)}.")
         shown = shuffled(group, labeler)
         cards = [(NAMES[place], index, group.answers[index].text) for place, index in enumerate(shown)]
-        return render("rank.html", name=name, labeler=labeler, progress=progress, group=group, cards=cards,
-                      reasons=SKIP_REASONS)
+        return render("rank.html", who=who, name=name, labeler=labeler, progress=progress, group=group,
+                      cards=cards, reasons=SKIP_REASONS)
 
     @routes.post("/api/rankings", status_code=201, response_class=JSONResponse)
-    def store(body: Submission, response: Response) -> dict[str, Any]:
+    def store(body: Submission, response: Response, who: Labeler) -> dict[str, Any]:
         """201 once the ranking is on disk, 200 when that id already was."""
-        new = workspace.add_ranking(body.ranking(labeler))
+        new = workspace.add_ranking(body.ranking(who.name))
         response.status_code = 201 if new else 200
         return {"id": body.id, "stored": True, "new": new}
 
     @routes.get("/runs")
-    def runs() -> str:
+    def runs(who: Viewer) -> str:
         newest = workspace.runs()[:-RUNS_SHOWN - 1:-1]
-        return render("runs.html", runs=[(run, (run.metrics() or [{}])[-1]) for run in newest])
+        return render("runs.html", who=who, runs=[(run, (run.metrics() or [{}])[-1]) for run in newest])
 
     @routes.get("/adapters")
-    def adapters() -> str:
-        return render("adapters.html", adapters=workspace.adapters()[::-1])
+    def adapters(who: Viewer) -> str:
+        return render("adapters.html", who=who, adapters=workspace.adapters()[::-1])
 
     @routes.get("/reports/{name}")
-    def report(name: str) -> FileResponse:
+    def report(name: str, who: Viewer) -> FileResponse:
         known = _reports(workspace.root)
         if name not in known:
             raise NotFound(f'no report "{name}"{nearest(name, known)}')
