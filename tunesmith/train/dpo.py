@@ -19,7 +19,7 @@ from tunesmith.contracts import Progress
 from tunesmith.errors import UserError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.model.batch import build, hidden, split
+from tunesmith.model.batch import build, hidden
 from tunesmith.ops import logprobs, losses, preferences
 from tunesmith.ops.losses import Metrics
 from tunesmith.records import AnswerGroup, fingerprint
@@ -28,7 +28,7 @@ from tunesmith.statistics import wilson
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import references, reward
 from tunesmith.train.learner import Learner, indices, mean
-from tunesmith.train.memory import settle
+from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.reward import divide
 from tunesmith.train.session import session
 
@@ -113,7 +113,7 @@ def forward_backward(base: Base, learner: Learner, items: Sequence[Item], settin
     """Add the gradient of one optimizer step's loss, averaged over its groups. Items come from `reference`."""
     total = sum(i.weight for i in items)
     metrics = []
-    for part in split([i.tree for i in items], learner.budget):
+    for part in micro_batches(base, [i.tree for i in items], learner.budget, settings.layout):
         chosen = [items[j] for j in part]
         batch = build([i.tree for i in chosen], base.device)
         with adapters.active(base, "policy"):

@@ -26,7 +26,7 @@ from tunesmith.ops import advantages, logprobs, losses
 from tunesmith.settings import PreferSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train.learner import Learner, indices, mean
-from tunesmith.train.memory import settle
+from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.ppo import encode, final_scores, hash_seed
 from tunesmith.train.session import session
 
@@ -192,7 +192,7 @@ def forward_backward(base: Base, learner: Learner, samples: Samples, advantages_
     items = len(teaching) * settings.samples if settings.method == "rloo" else sum(len(samples.old[g])
                                                                                   for g in teaching)
     metrics = []
-    for part in split([samples.trees[g] for g in teaching], learner.budget):
+    for part in micro_batches(base, [samples.trees[g] for g in teaching], learner.budget, settings.layout):
         chosen = [teaching[j] for j in part]
         batch = build([samples.trees[g] for g in chosen], base.device)
         old_N = torch.cat([samples.old[g] for g in chosen])

@@ -20,7 +20,7 @@ from tunesmith.errors import UserError
 from tunesmith.feedback.groups import pairs
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.batch import Tree, build, hidden
 from tunesmith.ops import logprobs, preferences
 from tunesmith.ops.losses import Metrics
 from tunesmith.records import AnswerGroup, fingerprint
@@ -29,7 +29,7 @@ from tunesmith.statistics import wilson
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import references, reward
 from tunesmith.train.learner import Learner, indices, mean
-from tunesmith.train.memory import settle
+from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.reward import divide
 from tunesmith.train.session import session
 
@@ -154,7 +154,7 @@ def forward_backward(base: Base, learner: Learner, items: Sequence[Item], settin
     z0 = reference_point(base, items, settings)
     total = sum(i.weight * len(i.good) for i in items)
     metrics = []
-    for part in split([i.tree for i in items], learner.budget):
+    for part in micro_batches(base, [i.tree for i in items], learner.budget, settings.layout):
         chosen = [items[j] for j in part]
         batch = build([i.tree for i in chosen], base.device)
         with adapters.active(base, "policy"):

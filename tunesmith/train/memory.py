@@ -6,7 +6,8 @@ A resumed run takes the recorded values, so it goes on to the same bits whatever
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from torch import Tensor
 from tunesmith.errors import ModelError
 from tunesmith.model import adapters, machine, recompute
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Tree, build, hidden
+from tunesmith.model.batch import Batch, Layout, Tree, build, hidden, split
 from tunesmith.settings import Lora, Optimization
 from tunesmith.store.workspace import Run
 from tunesmith.train.learner import BUDGET
@@ -29,6 +30,12 @@ ENOUGH = {"cuda": 16 * BUDGET}
 
 PROBE = (48, 80)
 """Tokens of the probe's prompt and answer."""
+
+COPIES = 3
+"""Of the probe in the larger of two batches, whose difference is what a token costs."""
+
+FEW = 64
+"""Micro-batches below so many tokens are slow enough to be mentioned."""
 
 MARGIN = 1.3
 """Gradients of activations and scratch space come on top of what is kept for the backward pass."""
@@ -51,6 +58,8 @@ def settle(settings: Kind, base: Base, slot: str, resume: Run | None = None) -> 
     if isinstance(settings, Lora) and not settings.lr:
         chosen["lr"] = 1e-4 if settings.adapter == "full" else 1e-3
     recompute.use(base, False)
+    with adapters.active(base, slot), torch.no_grad():
+        hidden(base, _probe(base, 1), settings.layout)  # what is found out on first use: does the base take trees?
     if resume:
         chosen["micro_tokens"] = resume.settings.get("micro_tokens") or BUDGET
     elif not settings.micro_tokens:
@@ -77,7 +86,8 @@ def set_precision(base: Base, settings: Optimization) -> None:
     if isinstance(settings, Lora) and settings.adapter == "full":
         base.compute = torch.bfloat16
     else:
-        base.model.to(torch.bfloat16)
+        for p in base.model.parameters():  # not .to(): the rotary frequencies are buffers and must stay fp32
+            p.data = p.data.to(torch.bfloat16)
 
 
 def _coarse(settings: Optimization, width: int = 0) -> bool:
@@ -90,22 +100,56 @@ def _coarse(settings: Optimization, width: int = 0) -> bool:
 
 def micro_tokens(base: Base, slot: str, room: int, checkpointed: bool) -> int:
     """As many tokens at once as are fast, if what training keeps of them fits into `room` bytes; at least 1."""
-    each = activation_bytes(base, slot)
+    fixed, each = activation_bytes(base, slot)
     if checkpointed:  # every block's input, and one block whole
         count = len(recompute.blocks(base))
         each = each / count + count * base.width * base.dtype.itemsize
-    return max(1, min(ENOUGH.get(base.device.type, BUDGET), int(room / (MARGIN * each))))
+    found = max(1, min(ENOUGH.get(base.device.type, BUDGET), int((room / MARGIN - fixed) / each)))
+    if found < FEW:
+        print(f"warning: {room / 2**20:,.0f} MB of memory hold {found} tokens at once, which is slow; free some, "
+              "or give more with --memory-mb or --checkpoint-activations", file=sys.stderr)
+    return found
 
 
-def activation_bytes(base: Base, slot: str) -> float:
-    """Bytes per token that a forward pass through the trunk keeps for its backward pass, counted on a small batch."""
+def activation_bytes(base: Base, slot: str) -> tuple[float, float]:
+    """(bytes that do not depend on the batch, bytes per token) that a forward pass through the trunk keeps for its
+    backward pass, counted on two small batches. The former are copies of weights in the products' precision.
+    """
+    small, large = (_kept_bytes(base, slot, copies) for copies in (1, COPIES))
+    each = (large - small) / (sum(PROBE) * (COPIES - 1))
+    return max(0.0, small - each * sum(PROBE)), each
+
+
+def micro_batches(base: Base, trees: Sequence[Tree], budget: int, way: Layout = "tree") -> Iterator[list[int]]:
+    """`split`, where padded rows count with their prompts and their padding: that is what is computed and kept."""
+    if way == "tree" and base.takes_trees is not False:
+        yield from split(trees, budget)
+        return
+    part: list[int] = []
+    rows = width = 0
+    for i, tree in enumerate(trees):
+        longest = len(tree.prompt) + max(map(len, tree.answers))
+        if part and (rows + len(tree.answers)) * max(width, longest) > budget:
+            yield part
+            part, rows, width = [], 0, 0
+        part.append(i)
+        rows, width = rows + len(tree.answers), max(width, longest)
+    if part:
+        yield part
+
+
+def _probe(base: Base, copies: int) -> Batch:
     words = [i % base.model.get_input_embeddings().num_embeddings for i in range(sum(PROBE))]
-    batch = build([Tree(tuple(words[:PROBE[0]]), (tuple(words[PROBE[0]:]),))], base.device)
+    return build([Tree(tuple(words[:PROBE[0]]), (tuple(words[PROBE[0]:]),))] * copies, base.device)
+
+
+def _kept_bytes(base: Base, slot: str, copies: int) -> int:
+    batch = _probe(base, copies)
     with adapters.active(base, slot), torch.no_grad():
         hidden(base, batch)  # whatever is found out on first use
     with adapters.active(base, slot), _kept(base) as sizes:
         hidden(base, batch)
-    return sum(sizes.values()) / sum(PROBE)
+    return sum(sizes.values())
 
 
 @contextmanager
@@ -135,6 +179,14 @@ def available(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
     with suppress(OSError, ValueError):  # a container's limit; "max" is none
-        limit, used = ((CGROUP / f"memory.{f}").read_text() for f in ("max", "current"))
-        free = min(free, max(0, int(limit) - int(used)))
+        limit, used = (int((CGROUP / f"memory.{f}").read_text()) for f in ("max", "current"))
+        free = min(free, max(0, limit - used + _idle_cache()))
     return free
+
+
+def _idle_cache() -> int:
+    """Bytes of files that the container holds in memory and gives up when memory is wanted."""
+    with suppress(OSError, StopIteration):
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("inactive_file ")).split()[1])
+    return 0

@@ -19,7 +19,7 @@ from tunesmith.contracts import Monitor, Progress, Sampling
 from tunesmith.errors import ModelError, UserError
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.batch import Tree, build, hidden
 from tunesmith.model.engine import LocalEngine
 from tunesmith.model.machine import Work, passes
 from tunesmith.model.scorer import RewardModel
@@ -28,7 +28,7 @@ from tunesmith.settings import PpoSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import sft
 from tunesmith.train.learner import Learner, indices, mean
-from tunesmith.train.memory import settle
+from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.rollouts import Rollouts, Value, collect
 from tunesmith.train.session import session
 
@@ -206,7 +206,7 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
     rows = sorted(rows, key=lambda i: rollouts.trees[i].size)
     count = float(rollouts.mask_BT[list(rows)].sum())
     metrics = []
-    for part in split([rollouts.trees[i] for i in rows], roles.policy_learner.budget):
+    for part in micro_batches(base, [rollouts.trees[i] for i in rows], roles.policy_learner.budget, settings.layout):
         chosen = [rows[j] for j in part]
         batch = build([rollouts.trees[i] for i in chosen], base.device)
         mask = batch.mask()

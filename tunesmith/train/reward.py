@@ -22,7 +22,7 @@ from tunesmith.errors import DataError, UserError
 from tunesmith.feedback.groups import pairs
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.batch import Tree, build, hidden
 from tunesmith.model.machine import passes
 from tunesmith.model.scorer import RewardModel
 from tunesmith.ops import losses
@@ -32,7 +32,7 @@ from tunesmith.statistics import auc, calibration, wilson
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import full
 from tunesmith.train.learner import Learner, indices, mean
-from tunesmith.train.memory import settle
+from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.session import session
 
 
@@ -102,7 +102,7 @@ def forward_backward(base: Base, head: heads.ScalarHead, learner: Learner, items
     total = sum(i.weight for i in items)
     answers = sum(len(i.tree.answers) for i in items)
     metrics = []
-    for part in split([i.tree for i in items], learner.budget):
+    for part in micro_batches(base, [i.tree for i in items], learner.budget, settings.layout):
         chosen = [items[j] for j in part]
         batch = build([i.tree for i in chosen], base.device)
         with adapters.active(base, slot):

@@ -9,7 +9,7 @@ from tunesmith.contracts import Progress
 from tunesmith.errors import DataError, UserError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.batch import Tree, build, hidden
 from tunesmith.model.machine import passes
 from tunesmith.ops import logprobs, losses
 from tunesmith.records import Demonstration
@@ -17,7 +17,7 @@ from tunesmith.settings import SftSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import full
 from tunesmith.train.learner import Learner, indices, mean
-from tunesmith.train.memory import settle
+from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.session import session
 
 
@@ -56,7 +56,7 @@ def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout
     """
     count = sum(w for t in trees for ws in t.weights for w in ws)
     metrics = []
-    for part in split(trees, learner.budget):
+    for part in micro_batches(base, trees, learner.budget, layout):
         batch = build([trees[i] for i in part], base.device)
         with adapters.active(base, slot):
             learned = batch.weight_N > 0
