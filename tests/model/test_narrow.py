@@ -32,6 +32,16 @@ def test_states_and_gradients_at_the_read_positions_are_those_of_the_whole(saved
         torch.testing.assert_close(narrow, whole, rtol=1e-9, atol=1e-9)
 
 
+def test_a_narrowed_mlp_hands_on_the_dtype_of_the_whole_one(base):
+    """Products in bf16 over fp32 weights: a GPU refuses to copy one into the other."""
+    base.compute, found, batch = torch.bfloat16, [], build(TREES)
+    hidden(base, batch)
+    base.model.model.layers[-1].mlp.register_forward_hook(lambda m, x, y: found.append(y.dtype))
+    for at in (None, batch.last_A):
+        hidden(base, batch, "tree", at)
+    assert found == [torch.bfloat16] * 2
+
+
 def test_the_mlp_sees_only_those_rows(base):
     seen = []
     base.model.model.layers[-1].mlp.down_proj.register_forward_hook(lambda m, x, y: seen.append(y.shape[-2]))

@@ -44,6 +44,6 @@ def _narrowed(whole: Callable[..., Any], switch: Switch) -> Callable[..., Any]:
         part = whole(x.index_select(1, switch.read))
         if not isinstance(part, Tensor):  # a router's scores beside it
             return whole(x)
-        return torch.zeros_like(x).index_copy(1, switch.read, part)
+        return torch.zeros_like(x, dtype=part.dtype).index_copy(1, switch.read, part)
 
     return forward
