@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.model import attention
 from tunesmith.model.attention import Plan, Span, attend, layout
@@ -115,6 +116,38 @@ def test_flex_equals_the_dense_computation(stream, window, cap, monkeypatch):
         qkv = [x.detach() for x in heads(sum(p + sum(a) for p, a in STREAMS[stream]), dtype=torch.float32)]
         found = through("flex", stream, qkv, window, cap)
         assert far(found, dense(*qkv, visible(stream, window), cap)) < 1e-5
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor made inside holds."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.size = max(self.size, out.numel() if isinstance(out, torch.Tensor) else 0)
+        return out
+
+
+@pytest.mark.parametrize("window", [None, 4, 150])
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_sparse_mask_is_torch_s_own(stream, window, monkeypatch):
+    """Whatever number of rows is looked at together; and no table of [T, T] is made for it."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    plan, size = Plan(spans(STREAMS[stream]), "flex"), sum(p + sum(a) for p, a in STREAMS[stream])
+    want = create_block_mask(plan.sees(window), None, None, size, size, device="cpu")
+    for pairs in (1, 300 * size, 2**22):
+        monkeypatch.setattr(attention, "PAIRS", pairs)
+        plan._made.clear()
+        with Largest() as largest:
+            found = plan.block_mask(window, torch.device("cpu"))
+        assert found.shape == want.shape and torch.equal(found.to_dense(), want.to_dense())
+        for part in ("kv", "full_kv", "q", "full_q"):
+            for kind in ("num_blocks", "indices"):
+                assert torch.equal(getattr(found, f"{part}_{kind}"), getattr(want, f"{part}_{kind}"))
+        if pairs == 1 and size > 512:
+            assert largest.size < size * size / 4
 
 
 @pytest.mark.gpu
