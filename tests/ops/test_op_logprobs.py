@@ -41,6 +41,16 @@ def test_chunks_change_neither_values_nor_gradients():
     assert torch.allclose(found[0][0], torch.tensor(by_hand), atol=1e-5)
 
 
+def test_a_second_derivative_is_refused():
+    """The slope is made once, as a constant: differentiating it again would silently give 0."""
+    layer = torch.nn.Linear(5, 11).requires_grad_(False)
+    hidden = torch.randn(3, 5, requires_grad=True)
+    out = logprobs.from_hidden(hidden, logprobs.Head(layer), torch.tensor([1, 2, 3]))
+    slope, = torch.autograd.grad(out.sum().square(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_nothing_chosen_gives_an_empty_tensor():
     assert logprobs.from_hidden(torch.zeros(0, 4), lambda h: h, torch.zeros(0, dtype=torch.long)).shape == (0,)
 

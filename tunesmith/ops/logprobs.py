@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 512
@@ -86,6 +87,7 @@ class _Chosen(torch.autograd.Function):
         return _cat(logps, hidden_ND)
 
     @staticmethod
+    @once_differentiable  # the slope counts as a constant: a second derivative would be wrong
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         slope_ND, = ctx.saved_tensors
         return gradients[0][:, None].to(slope_ND.dtype) * slope_ND, None, None, None, None

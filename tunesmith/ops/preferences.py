@@ -15,7 +15,8 @@ from tunesmith.ops.losses import Metrics
 
 
 def implicit_rewards(logprobs_A: Tensor, reference_A: Tensor, beta: float, length_A: Tensor | None = None) -> Tensor:
-    """beta (log pi - log pi_ref) of whole answers, [A]; with `length_A` per token, as SimPO does (arXiv 2405.14734)."""
+    """beta (log pi - log pi_ref) of whole answers, [A]; with `length_A` per token, after SimPO (arXiv 2405.14734),
+    which has no reference."""
     ratio_A = logprobs_A - reference_A
     return beta * (ratio_A if length_A is None else ratio_A / length_A)
 
