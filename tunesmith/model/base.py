@@ -20,6 +20,9 @@ from tunesmith.model import attention, lora, narrow
 from tunesmith.model.chat import Chat
 from tunesmith.ops.logprobs import Head
 
+HEAD_TOLERANCE = 1e-2
+"""Largest difference between our logits and the model's own, as a share of the largest: the rounding of bfloat16."""
+
 
 class Base:
     """A frozen causal language model, its tokenizer and the adapters attached to it.
@@ -149,13 +152,31 @@ def load(path: str, spec: str = "", device: str | None = None, dtype: torch.dtyp
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as e:
-        first = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise ModelError(f"base {path}: cannot be loaded as a causal language model from a directory or the Hugging "
-                         f"Face hub: {first}") from e
+                         f"Face hub: {said(e)}") from e
     # Ours is transformers' SDPA outside of a layout, so it may take its place; it can also cap scores, SDPA cannot.
     if model.config._attn_implementation == "sdpa" or getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation(attention.NAME)
-    return Base(model.to(device), tokenizer, spec or path)
+    base = Base(model.to(device), tokenizer, spec or path)
+    _check_head(base)
+    return base
+
+
+@torch.no_grad()
+def _check_head(base: Base) -> None:
+    """Hold `Base.head` against the model's own logits: architectures give one name to different scales."""
+    ids = torch.arange(4, device=base.device)[None]
+    own = base.model(input_ids=ids, use_cache=False).logits.float()
+    ours = base.logits(base.trunk(input_ids=ids, use_cache=False).last_hidden_state).float()
+    error = float((own - ours).abs().max() / own.abs().max().clamp_min(1e-6))
+    if error > HEAD_TOLERANCE:
+        raise ModelError(f"base {base.spec}: {type(base.model).__name__} scales its logits in a way of its own (they "
+                         f"differ by {error:.1e} from what Tunesmith computes), so it cannot be used here")
+
+
+def said(e: Exception) -> str:
+    """The first line of what an exception of another library says, or its kind if it says nothing."""
+    return next(iter(str(e).strip().splitlines()), type(e).__name__)
 
 
 def keep_memory() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tunesmith.model import narrow
 from tunesmith.model.attention import NAME, Kernel, Span, layout
-from tunesmith.model.base import Base
+from tunesmith.model.base import Base, said
 
 Layout = Literal["tree", "padded"]
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -131,7 +131,7 @@ def _choose(base: Base) -> None:
         try:
             reason = _self_check(base, kernel)
         except Exception as e:  # whatever a compiler or an unknown architecture throws, the plain way is there
-            reason = f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"
+            reason = f"{type(e).__name__}: {said(e)}"
         base.kernel, base.takes_trees = kernel, not reason
         if not reason:
             return
@@ -169,10 +169,15 @@ def _self_check(base: Base, kernel: Kernel) -> str:
 
 def _probe(base: Base, prompt: int) -> list[Tree]:
     """Two trees, one of them branching."""
-    size = base.model.get_input_embeddings().num_embeddings
-    words = iter((7 * i + 3) % size for i in range(prompt + 20))
-    parts = [tuple(islice(words, n)) for n in (prompt, 3, 6, 3, 5)]
+    tokens = iter(words(base, prompt + 20))
+    parts = [tuple(islice(tokens, n)) for n in (prompt, 3, 6, 3, 5)]
     return [Tree(parts[0], (parts[1], parts[2])), Tree(parts[3], (parts[4],))]
+
+
+def words(base: Base, count: int) -> list[int]:
+    """Some tokens to try a base with."""
+    size = base.model.get_input_embeddings().num_embeddings
+    return [(7 * i + 3) % size for i in range(count)]
 
 
 def _traced(base: Base, batch: Batch, run: Callable[[], Tensor],
