@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from peft import PeftModel
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -218,3 +218,78 @@ def test_an_unknown_role_is_refused(base):
     adapters.attach(base, "policy", 4, 8, 0)
     with pytest.raises(ModelError, match='"value" is not attached'), adapters.active(base, "value"):
         pass
+
+
+def foreign(saved, folder, **options):
+    """A PEFT adapter made elsewhere, all of whose weights matter."""
+    plain = AutoModelForCausalLM.from_pretrained(saved["llama"])
+    options = {"r": 4, "target_modules": ["q_proj", "v_proj"], **options}
+    made = get_peft_model(plain, LoraConfig(**options))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for p in made.parameters():
+            if p.requires_grad:
+                p.add_(0.3 * torch.randn_like(p))
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("options, why", [
+    ({"modules_to_save": ["norm"]}, "modules_to_save"),
+    ({"trainable_token_indices": [5, 6]}, "trainable_token_indices"),
+    ({"target_parameters": ["mlp.down_proj.weight"]}, "target_parameters"),
+    ({"bias": "all"}, "bias=.all."),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights=.pissa."),
+    ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens, a Embedding"),
+])
+@pytest.mark.filterwarnings("ignore")
+def test_what_no_role_could_switch_off_is_refused(saved, tmp_path, options, why):
+    """It would stay on for the bare base and every other adapter."""
+    base = bases.load(str(saved["llama"]))
+    adapters.attach(base, "policy", 4, 8, 0)
+    bare = states(base)
+    with pytest.raises(ModelError, match=why):
+        adapters.load(base, "x", foreign(saved, tmp_path, **options))
+    assert torch.equal(states(base), bare) and adapters.names(base) == ["policy"]
+
+
+def test_another_kind_of_adapter_is_refused(saved, base, tmp_path):
+    plain = AutoModelForCausalLM.from_pretrained(saved["llama"])
+    get_peft_model(plain, IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+                   ).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="type IA3"):
+        adapters.load(base, "x", tmp_path)
+
+
+def test_a_failed_load_leaves_no_empty_adapter(saved, tmp_path):
+    """B = 0 under the name would be the bare base."""
+    base = bases.load(str(saved["llama"]))
+    adapters.load(base, "x", foreign(saved, tmp_path))
+    with adapters.active(base, "x"):
+        before = states(base)
+    whole = {k: v.clone() for k, v in load_file(tmp_path / adapters.WEIGHTS).items()}  # the file is mapped
+    (tmp_path / adapters.WEIGHTS).write_bytes(b"\x00" * 20)
+    with pytest.raises(ModelError, match="does not fit"):
+        adapters.load(base, "x", tmp_path)
+    with adapters.active(base, "x"):
+        assert torch.equal(states(base), before)
+    for damaged in (dict(list(whole.items())[1:]), {**whole, "base_model.other.weight": torch.zeros(1)},
+                    {k: v[:1].contiguous() for k, v in whole.items()}):
+        save_file(damaged, tmp_path / adapters.WEIGHTS)
+        with pytest.raises(ModelError):
+            adapters.load(base, "x", tmp_path)
+        assert adapters.names(base) == []
+
+
+def test_weights_of_the_base_that_learn_go_on_learning(base):
+    """PEFT renames them on the way."""
+    weight = base.model.model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
+    adapters.attach(base, "policy", 4, 8, 0)
+    assert weight.requires_grad and sum(p.requires_grad for p in base.model.parameters()) == 1
+
+
+@pytest.mark.parametrize("name", ["mlp", "layers", "base_layer"])
+def test_an_adapter_may_be_called_like_a_part_of_the_base(base, name):
+    adapters.attach(base, name, 4, 8, 0)
+    chosen = adapters.parameters(base, name)
+    assert len(chosen) == 2 * 7 * 2 and all("lora_" in key for key in chosen)

@@ -6,13 +6,15 @@ Roles are names: `policy`, `reference`, `reward`, `value`, or any served adapter
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,9 +23,12 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
 from tunesmith.model import lora
-from tunesmith.model.base import Base
+from tunesmith.model.base import Base, said
 
 WEIGHTS = "adapter_model.safetensors"
+FOR_EVERY_ROLE = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication",
+                  "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config")
+"""PEFT's options that change the base outside of its LoRA layers, which no role could switch off."""
 
 
 def attach(base: Base, name: str, rank: int, alpha: float, seed: int) -> None:
@@ -39,21 +44,32 @@ def load(base: Base, name: str, folder: Path) -> None:
     """Attach a saved PEFT directory under `name`.
 
     Raises:
-        ModelError: the folder does not fit this base.
+        ModelError: the folder does not fit this base; then nothing is attached under `name`, unless the folder cannot
+            even be read: then what was there stays.
     """
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
-        _add(base, name, config)
         state = load_file(folder / WEIGHTS)
-        result: Any = set_peft_model_state_dict(base.peft, state, adapter_name=name)
+        _add(base, name, config)
+        _fill(base, name, state)
+    except ModelError as e:
+        raise ModelError(f"adapter {folder}: {e}") from e
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise ModelError(f"adapter {folder}: does not fit base {base.spec}: {str(e).splitlines()[0]}") from e
-    if result.unexpected_keys:
-        raise ModelError(f"adapter {folder}: has weights that base {base.spec} has no place for, "
-                         f"{result.unexpected_keys[0]} first")
-    if lacking := sorted(_state(base, name).keys() - state.keys()):
-        raise ModelError(f"adapter {folder}: lacks weights that base {base.spec} expects, {lacking[0]} first")
+        raise ModelError(f"adapter {folder}: does not fit base {base.spec}: {said(e)}") from e
+
+
+def _fill(base: Base, name: str, state: dict[str, Tensor]) -> None:
+    """Give the fresh adapter its weights, or take it away again: left at B = 0 it would pass for the bare base."""
+    try:
+        result: Any = set_peft_model_state_dict(base.peft, state, adapter_name=name)
+        if result.unexpected_keys:
+            raise ModelError(f"has weights that base {base.spec} has no place for, {result.unexpected_keys[0]} first")
+        if lacking := sorted(_state(base, name).keys() - state.keys()):
+            raise ModelError(f"lacks weights that base {base.spec} expects, {lacking[0]} first")
+    except BaseException:
+        remove(base, name)
+        raise
 
 
 def copy(base: Base, source: str, target: str) -> None:
@@ -75,7 +91,8 @@ def names(base: Base) -> list[str]:
 
 def parameters(base: Base, name: str) -> dict[str, nn.Parameter]:
     """An adapter's weights by their PEFT names, in a fixed order."""
-    return {key: p for key, p in sorted(base.model.named_parameters()) if f".{name}." in key}
+    mine = re.compile(rf"\.lora_\w+\.{re.escape(name)}(\.|$)")
+    return {key: p for key, p in sorted(base.model.named_parameters()) if mine.search(key)}
 
 
 def save(base: Base, name: str, folder: Path) -> None:
@@ -125,8 +142,13 @@ def merged(base: Base, name: str) -> Iterator[None]:
     """
     _attached(base, [name])
     layers = [m for m in lora.layers(base.model) if name in m.lora_A]
-    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if all(m.plain(name) for m in layers) else name):
+    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if plain(base, name) else name):
         yield
+
+
+def plain(base: Base, name: str) -> bool:
+    """Whether an adapter is LoRA and nothing more, so that it can be folded or share a batch; "" is too."""
+    return all(m.plain(name) for m in lora.layers(base.model) if name in m.lora_A)
 
 
 def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
@@ -160,10 +182,11 @@ def _attached(base: Base, wanted: Collection[str]) -> None:
 def _add(base: Base, name: str, config: Any) -> None:
     if "." in name:
         raise ModelError(f'adapter name "{name}" may not contain a dot')
+    _refuse(base, config)
     if name in names(base):
         remove(base, name)  # the same role in a second run on this base
     config._register_custom_module({lora.Dense: lora.LoraLinear, Conv1D: lora.LoraLinear})
-    learning = {key for key, p in base.model.named_parameters() if p.requires_grad}
+    learning = {id(p) for p in base.model.parameters() if p.requires_grad}  # PEFT renames them
     if base.peft is None:
         peft: PeftModel = get_peft_model(base.model, config, adapter_name=name)
         base.peft = peft
@@ -171,6 +194,24 @@ def _add(base: Base, name: str, config: Any) -> None:
         base.peft.add_adapter(name, config)
     for layer in lora.layers(base.model):
         layer.switch = base.switch
-    for key, p in base.model.named_parameters():
-        p.requires_grad_(key in learning)  # PEFT turns gradients on and off with its own idea of what is active
+    for p in base.model.parameters():
+        p.requires_grad_(id(p) in learning)  # PEFT turns gradients on and off with its own idea of what is active
     base.model.eval()
+
+
+def _refuse(base: Base, config: Any) -> None:
+    """Only what `LoraLinear` computes can be switched by role: anything else would stay on for the bare base too."""
+    if config.peft_type != PeftType.LORA:
+        raise ModelError(f"is a PEFT adapter of type {config.peft_type.value}; Tunesmith runs LoRA and its variants")
+    if option := next((o for o in FOR_EVERY_ROLE if getattr(config, o, None)), ""):
+        raise ModelError(f"was trained with {option}, which changes the base for every role; train it without")
+    if config.bias != "none":
+        raise ModelError(f'was trained with bias="{config.bias}", which changes the base for every role; use "none"')
+    if config.init_lora_weights not in (True, False, "gaussian"):
+        raise ModelError(f'was trained with init_lora_weights="{config.init_lora_weights}", which may rewrite the '
+                         "base's weights; convert it to plain LoRA with PEFT or use another start")
+    if config.target_modules == "all-linear":
+        return
+    for key, module in base.model.named_modules():
+        if check_target_module_exists(config, key) and not isinstance(module, lora.Dense | lora.LoraLinear | Conv1D):
+            raise ModelError(f"adapts {key}, a {type(module).__name__}; only linear layers can be switched by role")
