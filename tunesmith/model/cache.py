@@ -1,7 +1,7 @@
 """Keys and values of sequences that are written token by token, one slot each, in one block of memory.
 
 transformers' own cache is concatenated anew for every token; here a token's keys go to their place, a row that ends
-gives its slot to the last one, and the block grows by doubling.
+gives its slot to the last one, and the block's length grows by doubling.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class SlotCache(Cache):
         for prompt, n in zip(prompts, copies):
             for block, part in ((self._keys, prompt.keys), (self._values, prompt.values)):
                 block[:, row:row + n, :, :part.shape[2]] = part[:, None]
+                block[:, row:row + n, :, part.shape[2]:] = 0
             row += n
 
     def leave(self, rows: list[int]) -> list[int]:
@@ -72,6 +73,7 @@ class SlotCache(Cache):
                 order[row], self.lengths[row] = last, length
                 for block in (self._keys, self._values):
                     block[:, row, :, :length] = block[:, len(order), :, :length]
+                    block[:, row, :, length:] = 0
         return order
 
     def step(self) -> Tensor:
@@ -98,8 +100,8 @@ class SlotCache(Cache):
         rows, longest = len(self.lengths), max(self.lengths)
         found = []
         for block, new in ((self._keys, key_states), (self._values, value_states)):
-            layer = block[layer_idx]
-            layer.view(-1, layer.shape[-1]).index_copy_(0, self._places, new.reshape(-1, layer.shape[-1]))
+            layer, width = block[layer_idx], block.shape[-1]  # autocast may hand in another dtype than a prompt's
+            layer.view(-1, width).index_copy_(0, self._places, new.to(layer.dtype).reshape(-1, width))
             found.append(layer[:rows, :, :longest])
         return found[0], found[1]
 
@@ -108,15 +110,18 @@ class SlotCache(Cache):
         return max(self.lengths, default=0)
 
     def _grow(self, rows: int, length: int) -> None:
-        """Zeros, not raw memory: what a mask hides is still multiplied, and by 0 a NaN stays NaN."""
+        """Zeros, not raw memory: what a mask hides is still multiplied, and by 0 a NaN stays NaN. More rows give up
+        the length that only a row which is gone has needed."""
         layers, had_rows, heads, had_length, _ = self._keys.shape
         if rows <= had_rows and length <= had_length:
             return
         if length > had_length:
             length = min(self.context, max(2 * had_length, length + SPARE))
-        shape = layers, max(rows, had_rows), heads, max(length, had_length)
+        else:
+            length = min(had_length, 2 * length + SPARE)
+        kept = min(length, had_length)
         for name in ("_keys", "_values"):
             old = getattr(self, name)
-            new = old.new_zeros(*shape, old.shape[-1])
-            new[:, :had_rows, :, :had_length] = old
+            new = old.new_zeros(layers, max(rows, had_rows), heads, length, old.shape[-1])
+            new[:, :had_rows, :, :kept] = old[:, :, :, :kept]
             setattr(self, name, new)
