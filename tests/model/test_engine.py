@@ -6,12 +6,15 @@ from collections import Counter
 import pytest
 import tiny
 import torch
+from peft import LoraConfig
 
 from tunesmith.contracts import Sampling
-from tunesmith.errors import UserError
+from tunesmith.errors import ModelError, UserError
 from tunesmith.model import adapters
 from tunesmith.model import base as bases
-from tunesmith.model.engine import LocalEngine, cut_at_stop
+from tunesmith.model.batch import Tree, build
+from tunesmith.model.engine import LocalEngine, _settled, cut_at_stop
+from tunesmith.model.scorer import token_logprobs
 from tunesmith.records import Message
 
 ARCHITECTURES = ("llama", "qwen3", "gpt2")
@@ -258,3 +261,89 @@ def test_progress_counts_every_prompt_once(local):
     assert sum(done) == 7 and len(done) > 1
     assert local.sample([], Sampling(2)) == []
     assert local.count(talk("hello")) == len(local.base.chat.prompt(talk("hello")))
+
+
+def saved_adapters(folder, tmp_path, count=2):
+    """Folders of strong adapters of this base."""
+    base = bases.load(str(folder))
+    for i in range(count):
+        adapters.attach(base, f"made{i}", 4, 8, i)
+        tiny.shake(base, f"made{i}", seed=i)
+        (tmp_path / str(i)).mkdir()
+        adapters.save(base, f"made{i}", tmp_path / str(i))
+    return [tmp_path / str(i) for i in range(count)]
+
+
+def greedy(made, name):
+    return made.sample([talk("hello")], Sampling(12, temperature=0), model=name)[0][0].tokens
+
+
+def test_a_reload_that_fails_leaves_what_was_there(saved, tmp_path):
+    good, bad = saved_adapters(saved["llama"], tmp_path)
+    (bad / adapters.WEIGHTS).write_bytes(b"\x00" * 20)
+    made = LocalEngine(bases.load(str(saved["llama"])))
+    made.load("m", good)
+    before = greedy(made, "m")
+    for name in ("m", "new"):
+        with pytest.raises(ModelError, match="does not fit"):
+            made.load(name, bad)
+    assert greedy(made, "m") == before != greedy(made, "") and made.models() == ["m"]
+    assert len(adapters.names(made.base)) == 1
+
+
+def test_engines_on_one_base_and_trainers_keep_their_adapters_apart(saved, tmp_path):
+    one, two = saved_adapters(saved["llama"], tmp_path)
+    base = bases.load(str(saved["llama"]))
+    first, second = LocalEngine(base), LocalEngine(base)
+    first.load("m", one)
+    mine = greedy(first, "m")
+    second.load("m", two)
+    assert greedy(first, "m") == mine != greedy(second, "m")
+    adapters.attach(base, "policy", 4, 8, 0)
+    first.use("policy", "policy")
+    first.load("policy", two)
+    assert greedy(first, "policy") == greedy(second, "m") and "policy" in adapters.names(base)
+
+
+@pytest.mark.parametrize("max_tokens", [8, 60])  # unfolded, folded
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_on_the_output_layer_writes_what_it_scores(saved, max_tokens):
+    base = bases.load(str(saved["qwen3"]))
+    config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    adapters._add(base, "slot", config)
+    tiny.shake(base, "slot", size=0.3)
+    made = LocalEngine(base)
+    made.use("m", "slot")
+    for names in (["m"] * 4, ["m", "", "m", ""]):
+        rows = made.generate(PROMPTS, Sampling(max_tokens), seeds(PROMPTS), models=names)
+        for name, prompt, (tokens, logprobs) in zip(names, PROMPTS, rows):
+            want = token_logprobs(base, made.slot(name), build([Tree(tuple(prompt), (tuple(tokens),))]))
+            assert logprobs == pytest.approx(want.tolist(), abs=1e-4)
+
+
+def test_half_characters_are_held_back_whole():
+    """Byte fallback gives a replacement character per byte; a stop string may go on with the character's first byte."""
+    assert _settled("hi \ufffd\ufffd\ufffd", ()) == "hi "
+    assert _settled("hi a\ufffd", ("aé",)) == "hi "
+    assert _settled("\ufffd a", ()) == "\ufffd a"
+
+
+def test_the_token_level_verbs_refuse_a_prompt_without_room(local):
+    for length in (local.context, local.context + 3):
+        with pytest.raises(UserError, match=f"{length} tokens leaves no room"):
+            local.generate([[5], [7] * length], Sampling(4), [(0,), (1,)])
+        with pytest.raises(UserError, match="leaves no room"):
+            local.scheduler().submit([7] * length, Sampling(4), [(0,)])
+    assert len(local.generate([[7] * (local.context - 1)], Sampling(4), [(0,)])[0][0]) == 1
+
+
+def test_looking_for_a_stop_string_reads_the_answer_s_end_alone(local):
+    text, read = local.base.chat.text, []
+    local.base.chat.text = lambda tokens: (read.append(len(tokens)), text(tokens))[1]
+    tokens = [ord(c) for c in "x" * 300]
+    assert not local._stopped(tokens, Sampling(stop=("ab", "abc"))) and max(read) == 4 * 3 + 8
+    local.base.chat.text = text
+    for stop in ("é", "xé€", "x"):
+        ids = local.base.tokenizer("x" * 50 + stop, add_special_tokens=False)["input_ids"]
+        assert local._stopped(ids, Sampling(stop=(stop,)))
+        assert stop == "x" or not local._stopped(ids[:-1], Sampling(stop=(stop,)))

@@ -3,9 +3,11 @@
 import pytest
 import tiny
 import torch
+from peft import LoraConfig
 from test_engine import ARCHITECTURES, PROMPTS, fresh, make, seeds, talk
 
 from tunesmith.contracts import Sampling
+from tunesmith.errors import ModelError
 from tunesmith.model import adapters, cache, engine, scheduler
 from tunesmith.model.engine import LocalEngine
 
@@ -135,6 +137,108 @@ def test_slots_move_whole_rows_and_hide_what_others_left():
     assert [k[0, m[0, 0] == 0, 0].tolist() for k, m in zip(keys, mask)] == [[5, 6, 7], [4, 8]]
     assert torch.equal(values, -keys) and keys.shape[2] == 3
     assert (slots.mask(position, window=2)[:, 0, 0] == 0).tolist() == [[False, True, True], [True, True, False]]
+
+
+def test_a_slot_keeps_nothing_of_the_row_before():
+    """What a mask hides is still multiplied, and by 0 a NaN stays NaN."""
+    slots = cache.SlotCache(context=64)
+
+    def prefix(length, value):
+        return cache.Prefix(*torch.full((2, 1, 2, length, 4), value), torch.zeros(4))
+
+    def attends():
+        position = slots.step()
+        new = torch.ones(len(slots.lengths), 2, 1, 4)
+        keys, values = slots.update(new, new, 0)
+        return torch.nn.functional.scaled_dot_product_attention(new, keys, values, attn_mask=slots.mask(position))
+
+    slots.add([prefix(9, torch.nan), prefix(3, 1.0), prefix(9, torch.nan), prefix(12, 1.0)], [1] * 4)
+    assert slots.leave([0, 2]) == [3, 1]
+    slots.add([prefix(2, 1.0), prefix(2, 1.0)], [1, 1])
+    assert torch.isfinite(attends()).all()
+    slots.add([prefix(8, torch.nan)], [1])
+    assert slots.leave([1]) == [0, 4, 2, 3]  # a short row takes the slot of a NaN
+    slots.leave([1])
+    slots.add([prefix(14, 1.0)], [1])
+    assert torch.isfinite(attends()).all()
+
+
+def test_more_rows_give_up_the_length_of_one_that_is_gone(monkeypatch):
+    monkeypatch.setattr(cache, "SPARE", 4)
+    slots = cache.SlotCache(context=1000)
+    keys = torch.arange(500.0).view(1, 1, 500, 1)
+    long, short = (cache.Prefix(keys[:, :, :n], -keys[:, :, :n], torch.zeros(1)) for n in (500, 10))
+    slots.add([long, short], [1, 1])
+    slots.leave([0])
+    slots.add([short], [7])
+    assert slots._keys.shape[1] * slots._keys.shape[3] == 8 * 26
+    slots.step()
+    assert torch.equal(slots._keys[0, :8, 0, :10, 0], keys[0, 0, :10, 0].expand(8, -1))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("places, limit", [(120, 6), (1, 1)])
+def test_long_answers_are_written_few_at_a_time(saved, monkeypatch, padded, places, limit):
+    """Rows times the longest stay within the bound, short ones fill up behind long ones, and nothing else changes."""
+    made = make(saved["llama"], ending=2.0)
+    prompts = [[7] * 30, [8] * 28, *PROMPTS, [9] * 40]
+    want = plainly(made, prompts, Sampling(10), seeds(prompts, 2), n=2)
+    monkeypatch.setattr(scheduler, "PLACES", places)
+    made.padded = padded
+    run = made.scheduler()
+    requests = [run.submit(p, Sampling(10), [(0, i, 0), (0, i, 1)], "m") for i, p in enumerate(prompts)]
+    most = 0
+    while run.busy:
+        run.step()
+        most = max(most, len(run._live))
+        assert len(run._live) <= 1 or len(run._live) * max(a.request.longest for a in run._live) <= places
+    assert most <= limit and (most == 1 or places > 1)
+    assert_same([(a.tokens, a.logprobs) for r in requests for a in r.answers], want)
+
+
+def test_the_factors_of_few_sets_of_adapters_are_kept(saved):
+    made = several(make(saved["llama"]))
+    known = {}
+    for kinds in (["m", "two"], ["m", "eight"], ["two", "eight"], ["", "m"], ["", "two"], ["m", "two", "eight"]):
+        adapters.rows(made.base, [made.slot(k) for k in kinds], known)
+        assert 0 < len(known) <= 4
+
+
+def test_an_adapter_that_cannot_share_a_batch_is_refused_alone(saved):
+    """DoRA: its own request fails, those in the batch go on."""
+    made = make(saved["llama"], ending=-100.0)
+    adapters._add(made.base, "dora", LoraConfig(r=4, target_modules="all-linear", use_dora=True))
+    made.use("dora", "dora")
+    run = made.scheduler()
+    request = run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
+    run.step()
+    with pytest.raises(ModelError, match='"dora" is more than plain LoRA'):
+        run.submit(PROMPTS[1], Sampling(4), [(0, 1, 0)], "dora")
+    while run.busy:
+        run.step()
+    assert [request.answers[0].tokens] == [t for t, _ in plainly(made, PROMPTS[:1], Sampling(4), [(0, 0, 0)])]
+    late = run.submit(PROMPTS[1], Sampling(4), [(0, 1, 0)], "dora")  # alone it may
+    with pytest.raises(ModelError, match="cannot share"):
+        run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
+    while run.busy:
+        run.step()
+    assert len(late.answers[0].tokens) == 4
+
+
+def test_an_error_ends_the_scheduler(saved, monkeypatch):
+    made = make(saved["llama"], ending=-100.0)
+    run = made.scheduler()
+    run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
+
+    def fails(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(run.rows, "read", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.step()
+    assert not run.busy
+    with pytest.raises(AssertionError, match="ended"):
+        run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
 
 
 @pytest.mark.parametrize("padded", [False, True])

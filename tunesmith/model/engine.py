@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ class LocalEngine:
         self.rows = rows
         self.padded = padded
         self._slots: dict[str, str] = {}
+        self._own: set[str] = set()  # slots that `load` made; others may belong to a trainer
         self._folded = ""
         self._mixed: tuple[tuple[str, ...], lora.Rows] | None = None
         self._stacks: dict[tuple[str, ...], lora.Stacks] = {}
@@ -53,10 +55,20 @@ class LocalEngine:
 
     def load(self, name: str, folder: Path) -> None:
         """Attach the adapter in `folder` as `name`; a second call with the same name replaces it, also for answers
-        that are being written."""
-        slot = self._slots.get(name) or f"served{len(self._slots)}"
+        that are being written.
+
+        Raises:
+            ModelError: the folder does not fit; `name` means what it meant before.
+        """
+        taken = adapters.names(self.base)
+        slot = next(s for i in count() if (s := f"served{i}") not in taken)
         adapters.load(self.base, slot, folder)
+        before = self._slots.get(name)
         self.use(name, slot)
+        if before in self._own and before not in self._slots.values():
+            adapters.remove(self.base, before)
+            self._own.remove(before)
+        self._own.add(slot)
 
     def use(self, name: str, slot: str) -> None:
         """Let `name` mean an adapter that is attached already (the trainer's policy, say)."""
@@ -84,7 +96,6 @@ class LocalEngine:
             UserError: a prompt leaves no room for an answer in the base's context.
         """
         encoded = [self.base.chat.prompt(p) for p in prompts]
-        self._check(encoded)
         names = [model] * len(prompts) if isinstance(model, str) else list(model)
         seeds = [(sampling.seed, i, k) for i in range(len(prompts)) for k in range(n)]
         rows = self.generate(encoded, sampling, seeds, n=n, models=names, progress=progress)
@@ -92,10 +103,8 @@ class LocalEngine:
 
     def stream(self, messages: Conversation, sampling: Sampling, *, model: str = "") -> Generator[str, None, Answer]:
         """One answer in pieces of text; the generator's return value is the whole `Answer`."""
-        prompt = self.base.chat.prompt(messages)
-        self._check([prompt])
         run = self.scheduler()
-        writing = run.submit(prompt, sampling, [(sampling.seed, 0, 0)], model).answers[0]
+        writing = run.submit(self.base.chat.prompt(messages), sampling, [(sampling.seed, 0, 0)], model).answers[0]
         sent = ""
         while run.busy:
             run.step()
@@ -117,6 +126,10 @@ class LocalEngine:
         Any number of prompts, long ones first; `models` names one adapter per prompt instead of `model` for all.
         A log-prob is of the distribution at `temperature` over the whole vocabulary, before any top-p cut: what a
         fresh forward pass gives for that token.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer in the base's context.
+            ModelError: an adapter is more than plain LoRA and cannot share a batch with others.
         """
         names = list(models) or [model] * len(prompts)
         run = self.scheduler()
@@ -136,7 +149,7 @@ class LocalEngine:
             self.padded = not takes_slots(self.base)
         self._forget()
         rows: Rows = PaddedRows(self.base) if self.padded else SlotRows(self.base)
-        return Scheduler(self.base, rows, self._weights, self.rows, self._stopped)
+        return Scheduler(self.base, rows, self._weights, self.rows, self._stopped, self._shares)
 
     def _weights(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """The adapters of these tokens, by the names they have now."""
@@ -169,7 +182,14 @@ class LocalEngine:
                 self._folded = ""
 
     def _stopped(self, tokens: Sequence[int], sampling: Sampling) -> bool:
-        return bool(sampling.stop) and cut_at_stop(self.base.chat.text(tokens), sampling.stop)[1]
+        """Whether the newest token completes a stop string; a character takes four tokens at most."""
+        if not sampling.stop:
+            return False
+        recent = tokens[-4 * max(map(len, sampling.stop)) - 8:]
+        return cut_at_stop(self.base.chat.text(recent), sampling.stop)[1]
+
+    def _shares(self, model: str) -> bool:
+        return adapters.plain(self.base, self.slot(model))
 
     def slot(self, model: str) -> str:
         """The attached adapter that a model name means; "" for the bare base."""
@@ -178,12 +198,6 @@ class LocalEngine:
         if model not in self._slots:
             raise UserError(f'model "{model}" is not loaded')
         return self._slots[model]
-
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        longest = max((len(p) for p in prompts), default=0)
-        if longest >= self.base.context:
-            raise UserError(f"a prompt of {longest} tokens leaves no room for an answer: base {self.base.spec} takes "
-                            f"{self.base.context}; shorten or drop such prompts")
 
     def _answer(self, tokens: list[int], logprobs: list[float], sampling: Sampling, model: str) -> Answer:
         text, cut = cut_at_stop(self.base.chat.text(tokens), sampling.stop)
@@ -199,7 +213,8 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 
 def _settled(text: str, stop: Sequence[str]) -> str:
-    """What may be sent already: nothing that could still become a stop string or half a character."""
+    """What may be sent already: nothing that could still become a stop string or half a character, which shows as
+    one to three replacement characters."""
+    text = text.rstrip("\ufffd")
     hold = max((k for s in stop for k in range(1, len(s)) if text.endswith(s[:k])), default=0)
-    text = text[:len(text) - hold]
-    return text[:-1] if text.endswith("\ufffd") else text
+    return text[:len(text) - hold]

@@ -19,6 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.ops.products import linear, transposed
 
+SETS = 4
+"""Sets of adapters whose stacked factors are kept: of n adapters in a batch there may come 2^n."""
+
 
 class Dense(nn.Linear):
     """A linear layer that multiplies few rows the faster way round while decoding. Takes over existing modules."""
@@ -133,7 +136,7 @@ Stacks = dict[nn.Module, tuple[Tensor, Tensor]]
 def rows(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], Stacks] | None = None) -> Rows:
     """`Rows` for tokens with these adapters ("" is the bare base).
 
-    `known` keeps the factors of every set of adapters met, for a caller that knows when they change.
+    `known` keeps the factors of the last sets of adapters met, for a caller that knows when they change.
 
     Raises:
         ValueError: an adapter is more than plain LoRA, so it cannot share a batch.
@@ -150,6 +153,8 @@ def rows(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], St
         filled[name] += 1
     known = {} if known is None else known
     if (stacks := known.get(tuple(kinds))) is None:
+        if len(known) >= SETS:
+            known.clear()
         stacks = {layer: _stack(layer, kinds) for layer in layers(model) if any(k in layer.lora_A for k in kinds)}
         known[tuple(kinds)] = stacks
     even = member.flatten().tolist() == list(range(len(names)))

@@ -25,7 +25,7 @@ def uniforms(seed: tuple[int, ...], steps: int) -> np.ndarray:
 
 
 def draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """A token per row and its log-prob at the row's temperature, before any top-p cut. Overwrites its input.
+    """A token per row and its log-prob at the row's temperature, before any top-p cut.
 
     Temperature 0 takes the likeliest token and reports its log-prob at temperature 1.
     """

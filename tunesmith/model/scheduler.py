@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.contracts import Sampling
+from tunesmith.errors import ModelError, UserError
 from tunesmith.model.base import Base
 from tunesmith.model.decoding import Prompt, Rows, Weights
 from tunesmith.model.sampler import draw, uniforms
@@ -25,6 +26,12 @@ REFILL = 1 / 8
 
 READ = 2048
 """Prompt tokens that one step reads at most (a longer prompt is read alone)."""
+
+PLACES = 2**17
+"""Answers in the batch times tokens of the longest, prompt and room: more wait (a longer one is written alone).
+
+Every row of the cache is as long as the longest. 46 kB a token (135M parameters in fp32) make 6 GB; while its length
+doubles the block may be twice that."""
 
 
 @dataclass(eq=False, slots=True)
@@ -50,18 +57,28 @@ class Request:
     read: Prompt | None = None
 
     @property
+    def longest(self) -> int:
+        """Tokens of the prompt and of the longest answer that it leaves room for."""
+        return len(self.prompt) + self.room
+
+    @property
     def done(self) -> bool:
         """Every answer has ended."""
         return all(a.done for a in self.answers)
 
 
 class Scheduler:
-    """At most `limit` answers are written at a time, in the order in which they were submitted."""
+    """At most `limit` answers are written at a time, in the order in which they were submitted.
+
+    `shares` says which models may share a batch with others.
+    """
 
     def __init__(self, base: Base, rows: Rows, weights: Weights, limit: int,
-                 stopped: Callable[[Sequence[int], Sampling], bool]):
+                 stopped: Callable[[Sequence[int], Sampling], bool], shares: Callable[[str], bool]):
         self.base, self.rows, self.weights, self.limit = base, rows, weights, limit
-        self._stopped = stopped
+        self._stopped, self._shares = stopped, shares
+        self._broken = False
+        self._models: set[str] = set()  # of the requests since nothing was left to do
         self._waiting: deque[Writing] = deque()
         self._live: list[Writing] = []
 
@@ -72,8 +89,19 @@ class Scheduler:
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[tuple[int, ...]],
                model: str = "") -> Request:
-        """One answer per seed; their tokens grow with every `step`."""
-        request = Request(prompt, sampling, model, min(sampling.max_tokens, self.base.context - len(prompt)))
+        """One answer per seed; their tokens grow with every `step`.
+
+        Raises:
+            UserError: the prompt leaves no room for an answer.
+            ModelError: the adapter cannot share a batch with those that are in it.
+        """
+        assert not self._broken, "an error has ended this scheduler"
+        room = self.base.context - len(prompt)
+        if room < 1:
+            raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for an answer: base {self.base.spec} "
+                            f"takes {self.base.context}; shorten or drop such prompts")
+        self._admit(model)
+        request = Request(prompt, sampling, model, min(sampling.max_tokens, room))
         request.answers = [Writing(request, uniforms(seed, request.room)) for seed in seeds]
         self._waiting.extend(request.answers)
         return request
@@ -88,17 +116,41 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[Writing]:
-        """Go on by one token; the answers that ended with it."""
-        if self._reads():
-            chosen = sorted(self._next(), key=lambda a: a.request.model)  # products by adapter like them together
+        """Go on by one token; the answers that ended with it.
+
+        An exception ends the scheduler: rows and answers may no longer agree, and what was submitted stays unfinished.
+        """
+        try:
+            chosen = self._go_on()
+        except BaseException:
+            self._broken = True
+            self._waiting.clear()
+            self._live.clear()
+            raise
+        self._retire()
+        return [a for a in chosen if a.done]
+
+    def _go_on(self) -> list[Writing]:
+        """Read or write, and give every answer concerned its next token."""
+        # Products by adapter like the answers of one adapter together.
+        if self._reads() and (chosen := sorted(self._next(), key=lambda a: a.request.model)):
             states = self.rows.read(list(self._prompts(chosen)), self.weights)
             self._live += chosen
         else:
             chosen = list(self._live)
             states = self.rows.write([a.tokens[-1] for a in chosen], [a.request.model for a in chosen], self.weights)
         self._record(chosen, states)
-        self._retire()
-        return [a for a in chosen if a.done]
+        return chosen
+
+    def _admit(self, model: str) -> None:
+        """Refuse a model that would make the next mixed step fail for everybody."""
+        if not self.busy:
+            self._models.clear()
+        if model not in self._models:
+            for name in {model, *self._models} if self._models else ():
+                if not self._shares(name):
+                    raise ModelError(f'adapter "{name}" is more than plain LoRA and cannot share a batch with others')
+            self._models.add(model)
 
     def _reads(self) -> bool:
         """Whether it is time for waiting prompts."""
@@ -107,15 +159,19 @@ class Scheduler:
         return bool(self._waiting) and (room or not self._live)
 
     def _next(self) -> Iterator[Writing]:
-        """Take from the queue what fits into the free places and into one step's reading."""
-        free, tokens, before = self.limit - len(self._live), 0, None
-        while self._waiting and free:
+        """Take from the queue what fits into the free places, into one step's reading and into memory."""
+        rows, tokens, before = len(self._live), 0, None
+        longest = max((a.request.longest for a in self._live), default=0)
+        while self._waiting and rows < self.limit:
             request = self._waiting[0].request
+            longest = max(longest, request.longest)
+            if rows and (rows + 1) * longest > PLACES:
+                return
             if request is not before:
                 tokens += len(request.prompt)
                 if before and tokens > READ:
                     return
-            before, free = request, free - 1
+            before, rows = request, rows + 1
             yield self._waiting.popleft()
 
     def _prompts(self, chosen: Sequence[Writing]) -> Iterator[Prompt]:
@@ -129,7 +185,9 @@ class Scheduler:
 
     def _record(self, chosen: Sequence[Writing], states: Tensor) -> None:
         """Draw a token for each answer from its row's hidden state."""
-        tokens, logprobs = draw(self.base.logits(states), [a.request.sampling for a in chosen],
+        with self.weights([a.request.model for a in chosen]):  # an adapter may be on the output layer too
+            logits = self.base.logits(states)
+        tokens, logprobs = draw(logits, [a.request.sampling for a in chosen],
                                 [a.uniform[len(a.tokens)] for a in chosen])
         for answer, token, logprob in zip(chosen, tokens.tolist(), logprobs.tolist()):
             answer.tokens.append(token)
