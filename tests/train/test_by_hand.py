@@ -71,7 +71,7 @@ def test_a_whole_update_equals_the_document(lab, by_hand):
     for learner in learners:
         learner.optimizer = torch.optim.SGD(learner.parameters.values(), lr=0.1)
     start = [{k: p.detach().clone() for k, p in x.parameters.items()} for x in learners]
-    order = list(ppo.minibatches(12, settings, 0))
+    order = list(ppo.minibatches(12, settings.minibatches, settings.epochs, ppo.update_seed(settings.seed, 0)))
     for rows in order:
         ppo.forward_backward(base, roles, r, table, rows, settings)
         for learner in learners:

@@ -244,3 +244,15 @@ def test_label_minutes_and_cost_follow_the_lineage(lab):
     assert found["energy"].startswith("estimated")
     (again.path / "adapter_model.safetensors").write_bytes(b"damaged")
     assert cost.lineage(lab.workspace, child) == found
+
+
+def test_the_peak_of_memory_is_the_run_s_own():
+    """An earlier run in the same process, as in quickstart, leaves nothing behind in it."""
+    cost.forget_peak()
+    before = cost.peak_mb()
+    block = torch.ones(2**26)  # 256 MB
+    with_block = cost.peak_mb()
+    assert with_block > before + 200
+    del block
+    cost.forget_peak()
+    assert cost.peak_mb() < with_block - 200

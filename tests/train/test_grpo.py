@@ -292,12 +292,12 @@ def test_optimizer_steps_are_counted_and_groups_stay_whole(lab, prompts, parts, 
     rates = [settings.lr * (total - i) / total for i in range(total)]
     assert [m["lr"] for m in lines] == pytest.approx([sum(rates[:total // 2]) / (total // 2),
                                                       sum(rates[total // 2:]) / (total // 2)])
-    rows = list(grpo.minibatches(prompts, settings, 0))
+    rows = list(grpo.minibatches(prompts, parts, 3, 0))
     for epoch in range(3):
         mine = rows[epoch * steps:(epoch + 1) * steps]
         assert sorted(g for part in mine for g in part) == list(range(prompts))
         assert max(map(len, mine)) - min(map(len, mine)) <= 1
-    assert len(rows) == 3 * steps and rows != list(grpo.minibatches(prompts, settings, 1))
+    assert len(rows) == 3 * steps and rows != list(grpo.minibatches(prompts, parts, 3, 1))
 
 
 # Runs
@@ -345,3 +345,14 @@ def test_the_learned_reward_rises_and_kl_holds_it_back(lab, method):
             assert lines[-1]["reward"] > lines[0]["reward"] + 0.6
             assert adapter.lineage["parents"] == {"policy": "sft@1", "reward": "likes-a@1"}
     assert last[2.0]["kl"] < 0.6 * last[0.02]["kl"]
+
+
+def test_groups_that_teach_nothing_are_no_work(lab, monkeypatch):
+    """Two of three groups are alike, and KL costs nothing: one is learned from, in each of two passes."""
+    base, roles, samples, settings = prepare(lab, batch=3, kl=0.0, epochs=2, minibatches=1)
+    flat = rewarded(samples, [SPREAD[0], [0.7] * 4, [0.2] * 4])
+    monkeypatch.setattr(grpo, "collect", lambda *a: flat)
+    _, work = grpo.step(base, roles, [], settings, 0)
+    assert work.trained == 2 * flat.trees[0].size
+    assert work.trained_logits == 2 * sum(map(len, flat.trees[0].answers))
+    assert work.forward == 2 * sum(t.size for t in flat.trees)

@@ -141,13 +141,13 @@ def test_optimizer_steps_are_counted(lab, episodes, parts, steps):
     rates = [settings.lr * (total - i) / total for i in range(total)]
     assert [m["lr"] for m in lines] == pytest.approx([sum(rates[:total // 2]) / (total // 2),
                                                       sum(rates[total // 2:]) / (total // 2)])
-    rows = list(ppo.minibatches(episodes, settings, 0))
+    rows = list(ppo.minibatches(episodes, parts, 3, 0))
     assert len(rows) == 3 * steps
     for epoch in range(3):
         mine = rows[epoch * steps:(epoch + 1) * steps]
         assert sorted(i for part in mine for i in part) == list(range(episodes))
         assert max(map(len, mine)) - min(map(len, mine)) <= 1
-    assert rows != list(ppo.minibatches(episodes, settings, 1))
+    assert rows != list(ppo.minibatches(episodes, parts, 3, 1))
 
 
 def test_clipped_gradients_reach_the_optimizers(lab):
@@ -371,3 +371,34 @@ def test_the_learned_reward_rises_too(lab):
                                                            kl=0.02, checkpoint_every=100))
     lines = lab.workspace.run(adapter.lineage["run"]).metrics()
     assert lines[-1]["reward"] > lines[0]["reward"] + 0.8
+
+
+def test_prompts_and_demonstrations_of_another_kind_are_refused(lab):
+    for changes, says in (({"prompts": "demos"}, "demos holds demonstrations, not prompts"),
+                          ({"ptx": "prompts", "ptx_coef": 0.5}, "prompts holds prompts, not demonstrations")):
+        with pytest.raises(UserError, match=says):
+            ppo.train(lab.workspace, lab.base(), lab.ppo(**changes))
+    with pytest.raises(UserError, match="prompts holds prompts, not demonstrations"):
+        sft.train(lab.workspace, lab.base(), lab.sft(data="prompts"))
+
+
+def test_the_work_of_a_step_is_what_was_computed(lab, monkeypatch):
+    """Demonstrations that are mixed in count; passes that were given up do not."""
+    base, roles, prompts, settings = prepare(lab, ptx="demos", ptx_coef=0.7)
+    frozen(roles)
+    mixed, _ = sft.encode(base, list(lab.workspace.dataset("demos").rows()), 256)
+    sizes = {}
+    original = ppo.collect
+    monkeypatch.setattr(ppo, "collect", lambda *a, **k: sizes.setdefault("rolled", original(*a, **k)))
+    _, work = ppo.step(base, roles, prompts, mixed, settings, 0)
+    trees = sizes.pop("rolled").trees
+    total = sum(t.size for t in trees)
+    beside = [mixed[i] for number in range(4) for i in ppo.indices(len(mixed), settings.seed, 3 * number, 3)]
+    assert work.forward == 4 * total
+    assert work.trained == 2 * 2 * total + sum(t.size for t in beside)
+    read = sum(len(a) for t in trees for a in t.answers)
+    assert work.trained_logits == 2 * read + sum(w > 0 for t in beside for ws in t.weights for w in ws)
+    monkeypatch.setattr(ppo, "RATIO_LIMIT", 0.5)
+    _, given_up = ppo.step(base, roles, prompts, mixed, settings, 0)
+    first = next(ppo.minibatches(6, 2, 2, ppo.update_seed(settings.seed, 0)))
+    assert given_up.trained == 2 * sum(sizes["rolled"].trees[i].size for i in first)

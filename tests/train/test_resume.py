@@ -221,3 +221,30 @@ def test_a_run_that_another_process_executes_is_left_as_it_is(lab):
     assert newest(lab).status == "running"
     run(lab, "sft", {}, resume=newest(lab))
     assert newest(lab).status == "finished"
+
+
+class Watch:
+    """A monitor that stops at step 2."""
+
+    def observe(self, step, metrics):
+        return step < 2
+
+
+@pytest.mark.parametrize(("command", "changes", "how"), [
+    ("ppo", {"max_kl": 1e-9}, {}), ("ppo", {}, {"monitor": Watch()}),
+    ("prefer", {"method": "grpo"}, {"monitor": Watch()})])
+def test_a_run_that_a_rule_had_stopped_is_not_resumed_past_it(lab, monkeypatch, command, changes, how):
+    """Killed between the stopping step and the publishing; then the same rule need not see that step again."""
+    changes = {**changes, "lr": 2e-2}
+    whole = run(lab, command, changes, **how)
+    stopped = lab.workspace.run(whole.lineage["run"])
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(type(lab.workspace), "publish_adapter", die)
+        run(lab, command, changes, **how)
+    again = run(lab, command, changes, resume=newest(lab))
+    assert weights(again) == weights(whole) and newest(lab).metrics() == stopped.metrics()
+    assert again.lineage["stopped_by"] == stopped.summary["stopped_by"] == newest(lab).summary["stopped_by"]

@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,8 +162,17 @@ def core_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def forget_peak() -> None:
+    """Start `peak_mb` anew, where the system can: a process may execute several runs."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_mb() -> float:
-    """Peak resident memory of this process in MB (Linux counts in KiB, macOS in bytes)."""
+    """Peak resident memory of this process in MB since `forget_peak` (on macOS: since it began)."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

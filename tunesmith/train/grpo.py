@@ -6,16 +6,14 @@ A prompt is computed once for its answers, when they are written, scored and lea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tunesmith.contracts import Monitor, Progress, Sampling
-from tunesmith.errors import ModelError, UserError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Batch, Tree, build, hidden, split
@@ -27,8 +25,8 @@ from tunesmith.settings import PreferSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
-from tunesmith.train.ppo import encode, final_scores, hash_seed
-from tunesmith.train.session import session
+from tunesmith.train.ppo import encode, final_scores, minibatches, update_seed
+from tunesmith.train.session import dataset, on_base, session
 
 
 @dataclass(slots=True)
@@ -60,17 +58,12 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume:
     """Improve `settings.policy` against `settings.reward` by comparing answers to the same prompt.
 
     Raises:
-        UserError: the adapters belong to another base, or no prompt fits.
+        ModelError: the adapters belong to another base.
+        UserError: the prompts are something else, or no prompt fits.
         TrainingStopped: NaN or exploding loss.
     """
-    start, judge = workspace.adapter(settings.policy), workspace.adapter(settings.reward)
-    for adapter in (start, judge):
-        if adapter.base["hash"] != base.hash:
-            raise ModelError(f"{adapter} belongs to base {adapter.base['spec']} ({adapter.base['hash']}), not to "
-                             f"{base.spec} ({base.hash}): policy and reward model share one base")
-    data = workspace.dataset(settings.prompts)
-    if data.kind != "prompts":
-        raise UserError(f"{data.name} holds {data.kind}, not prompts")
+    start, judge = on_base(workspace, base, settings.policy, settings.reward)
+    data = dataset(workspace, settings.prompts, "prompts")
     prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
     roles = attach(base, start.path, judge.path, settings)
     settings = settle(settings, base, "policy", resume)
@@ -82,9 +75,9 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume:
             chosen = [prompts[i]
                       for i in indices(len(prompts), settings.seed, update * settings.batch, settings.batch)]
             metrics, work = step(base, roles, chosen, settings, update)
-            run.end_step(update + 1, metrics, lambda folder: roles.learner.save(folder, "policy"), work)
-            if monitor and not monitor.observe(update + 1, metrics):
-                run.summary["stopped_by"] = "monitor"
+            stop = "monitor" if monitor and not monitor.observe(update + 1, metrics) else ""
+            run.end_step(update + 1, metrics, lambda folder: roles.learner.save(folder, "policy"), work, stop)
+            if stop:
                 break
         return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
                            {data.name: data.fingerprint}, {"policy": str(start), "reward": str(judge)})
@@ -108,12 +101,14 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: P
     """One update: answer the prompts (as tokens), compare, learn. Returns metrics and what it took."""
     samples = collect(base, roles, prompts, settings, update)
     advantages_GK, reported = credit(samples, settings)
+    epochs, judged = int(settings.epochs), bool(settings.kl) + (settings.old_logprobs == "recompute")
+    parts = list(minibatches(len(samples.trees), settings.minibatches, epochs, update_seed(settings.seed, update)))
     learned = [{**forward_backward(base, roles.learner, samples, advantages_GK, rows, settings), **roles.learner.step()}
-               for rows in minibatches(len(samples.trees), settings, update)]
+               for rows in parts]
     averaged = {k: sum(m[k] for m in learned) / len(learned) for k in learned[0]}
-    judged, epochs = bool(settings.kl) + (settings.old_logprobs == "recompute"), int(settings.epochs)
-    work = passes(samples.trees, forward=2 + judged, forward_logits=1 + judged,  # the sampler and the reward model
-                  trained=epochs, trained_logits=epochs)
+    taught = [samples.trees[g] for rows in parts for g in teaching(advantages_GK, rows, settings)]
+    work = (passes(samples.trees, forward=2 + judged, forward_logits=1 + judged)  # the sampler and the reward model
+            + passes(taught, trained=1, trained_logits=1))
     return {**reported, **averaged}, work
 
 
@@ -173,27 +168,22 @@ def kl_in_loss(settings: PreferSettings) -> bool:
     return settings.kl > 0 and (usual if settings.kl_in == "usual" else settings.kl_in) == "loss"
 
 
-def minibatches(groups: int, settings: PreferSettings, update: int) -> Iterator[list[int]]:
-    """`epochs` shuffled passes over whole groups, each in `minibatches` parts whose sizes differ by at most one."""
-    parts = min(groups, settings.minibatches)
-    edges = [groups * i // parts for i in range(parts + 1)]
-    for epoch in range(int(settings.epochs)):
-        order = indices(groups, hash_seed(settings.seed, update), epoch * groups, groups)
-        yield from (order[a:b] for a, b in pairwise(edges))
+def teaching(advantages_GK: Tensor, rows: Sequence[int], settings: PreferSettings) -> list[int]:
+    """Those of some groups that have a gradient; the first if none has, so that a step has something to compute."""
+    return [g for g in rows if kl_in_loss(settings) or advantages_GK[g].any()] or list(rows[:1])
 
 
 def forward_backward(base: Base, learner: Learner, samples: Samples, advantages_GK: Tensor, rows: Sequence[int],
                      settings: PreferSettings) -> dict[str, float]:
     """Add the gradient of one minibatch of groups. A group without a gradient (all alike) is not computed at all."""
-    teaching = [g for g in rows if kl_in_loss(settings) or advantages_GK[g].any()] or list(rows[:1])
+    taught = teaching(advantages_GK, rows, settings)
     step_tokens = sum(len(a) for g in rows for a in samples.trees[g].answers)
     step_answers = len(rows) * settings.samples
     high = settings.clip_high or settings.clip
-    items = len(teaching) * settings.samples if settings.method == "rloo" else sum(len(samples.old[g])
-                                                                                  for g in teaching)
+    items = len(taught) * settings.samples if settings.method == "rloo" else sum(len(samples.old[g]) for g in taught)
     metrics = []
-    for part in micro_batches(base, [samples.trees[g] for g in teaching], learner.budget, settings.layout):
-        chosen = [teaching[j] for j in part]
+    for part in micro_batches(base, [samples.trees[g] for g in taught], learner.budget, settings.layout):
+        chosen = [taught[j] for j in part]
         batch = build([samples.trees[g] for g in chosen], base.device)
         old_N = torch.cat([samples.old[g] for g in chosen])
         advantages_A = advantages_GK[chosen].flatten()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.contracts import Monitor, Progress, Sampling
-from tunesmith.errors import ModelError, UserError
+from tunesmith.errors import UserError
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree, build, hidden
@@ -30,7 +30,7 @@ from tunesmith.train import sft
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.rollouts import Rollouts, Value, collect
-from tunesmith.train.session import session
+from tunesmith.train.session import dataset, on_base, session
 
 RATIO_LIMIT = 10.0
 """A mean probability ratio beyond this ends the passes over the current rollouts (lm-human-preference-details)."""
@@ -53,17 +53,14 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     """Improve `settings.policy` against `settings.reward` without straying from where it started.
 
     Raises:
-        UserError: the adapters belong to another base, or no prompt fits.
+        ModelError: the adapters belong to another base.
+        UserError: the prompts or demonstrations are something else, or no prompt fits.
         TrainingStopped: NaN or exploding loss.
     """
-    start, judge = workspace.adapter(settings.policy), workspace.adapter(settings.reward)
-    for adapter in (start, judge):
-        if adapter.base["hash"] != base.hash:
-            raise ModelError(f"{adapter} belongs to base {adapter.base['spec']} ({adapter.base['hash']}), not to "
-                             f"{base.spec} ({base.hash}): policy and reward model share one base")
-    data = workspace.dataset(settings.prompts)
+    start, judge = on_base(workspace, base, settings.policy, settings.reward)
+    data = dataset(workspace, settings.prompts, "prompts")
     prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
-    ptx = workspace.dataset(settings.ptx) if settings.ptx else None
+    ptx = dataset(workspace, settings.ptx, "demonstrations") if settings.ptx else None
     mixed = sft.encode(base, list(ptx.rows()), base.context)[0] if ptx else []
     sources = {d.name: d.fingerprint for d in (data, ptx) if d}
     roles = attach(base, start.path, judge.path, settings)
@@ -77,12 +74,11 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
             chosen = [prompts[i]
                       for i in indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)]
             metrics, work = step(base, roles, chosen, mixed, settings, update)
-            run.end_step(update + 1, metrics, lambda folder: save(folder, roles), work)
-            if monitor and not monitor.observe(update + 1, metrics):
-                run.summary["stopped_by"] = "monitor"
-                break
+            stop = "monitor" if monitor and not monitor.observe(update + 1, metrics) else ""
             if settings.max_kl and metrics["kl"] > settings.max_kl:
-                run.summary["stopped_by"] = f"KL {metrics['kl']:.2f} passed max_kl"
+                stop = stop or f"KL {metrics['kl']:.2f} passed max_kl"
+            run.end_step(update + 1, metrics, lambda folder: save(folder, roles), work, stop)
+            if stop:
                 break
         return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
                            sources, {"policy": str(start), "reward": str(judge)})
@@ -130,7 +126,11 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequ
                        recompute=settings.old_logprobs == "recompute", layout=settings.layout)
     table, reported = credit(rollouts, roles.controller.coefficient, settings)
     learned: list[dict[str, float]] = []
-    for number, rows in enumerate(minibatches(len(rollouts.trees), settings, update)):
+    taught: list[Tree] = []
+    beside: list[Tree] = []
+    parts = minibatches(len(rollouts.trees), settings.minibatches, settings.epochs, update_seed(settings.seed, update))
+    for number, rows in enumerate(parts):
+        taught += [rollouts.trees[i] for i in rows]
         metrics = forward_backward(base, roles, rollouts, table, rows, settings)
         if metrics["ratio_mean"] > RATIO_LIMIT:
             for learner in (roles.policy_learner, roles.value_learner):
@@ -142,22 +142,23 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequ
             chosen = [mixed[i] for i in indices(len(mixed), settings.seed, at, len(rows))]
             metrics["ptx_loss"] = sft.forward_backward(base, roles.policy_learner, chosen, settings.layout,
                                                        settings.ptx_coef)["loss"]
+            beside += chosen
         value_norm = roles.value_learner.step()["grad_norm"]
         learned.append({**metrics, **roles.policy_learner.step(), "value_grad_norm": value_norm})
     roles.controller.update(reported["kl"], len(rollouts.trees))
     averaged = {k: sum(m[k] for m in learned) / len(learned) for k in (learned[0] if learned else {})}
     again, own = settings.old_logprobs == "recompute", settings.value == "adapter"
-    work = passes(rollouts.trees, forward=3 + own + again, forward_logits=2 + again,  # sampler, reward, reference
-                  trained=settings.epochs * (1 + own), trained_logits=settings.epochs)
+    work = (passes(rollouts.trees, forward=3 + own + again, forward_logits=2 + again)  # sampler, reward, reference
+            + passes(taught, trained=1 + own, trained_logits=1) + passes(beside, trained=1, trained_logits=1))
     return {**reported, **averaged}, work
 
 
-def minibatches(rows: int, settings: PpoSettings, update: int) -> Iterator[list[int]]:
-    """`epochs` shuffled passes over the rows, each in `minibatches` parts whose sizes differ by at most one."""
-    parts = min(rows, settings.minibatches)
+def minibatches(rows: int, parts: int, epochs: int, seed: int) -> Iterator[list[int]]:
+    """Shuffled passes over the rows, each in (at most) so many parts, whose sizes differ by at most one."""
+    parts = min(rows, parts)
     edges = [rows * i // parts for i in range(parts + 1)]
-    for epoch in range(settings.epochs):
-        order = indices(rows, hash_seed(settings.seed, update), epoch * rows, rows)
+    for epoch in range(epochs):
+        order = indices(rows, seed, epoch * rows, rows)
         yield from (order[a:b] for a, b in pairwise(edges))
 
 
@@ -238,7 +239,7 @@ def forward_backward(base: Base, roles: Roles, rollouts: Rollouts, table: Credit
     return mean(metrics)
 
 
-def hash_seed(seed: int, update: int) -> int:
+def update_seed(seed: int, update: int) -> int:
     """A seed of its own for each update's shuffles."""
     return seed * 1_000_003 + update + 1
 

@@ -10,13 +10,16 @@ from typing import Any, Literal
 import torch
 
 from tunesmith.contracts import Progress
-from tunesmith.errors import TrainingStopped, UserError
+from tunesmith.errors import ModelError, TrainingStopped, UserError
 from tunesmith.model import machine
 from tunesmith.model.base import Base
 from tunesmith.model.machine import Work
 from tunesmith.settings import Optimization
-from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.store.workspace import Adapter, Dataset, Kind, Run, Workspace
 from tunesmith.train import cost
+
+STOPPED = "stopped.txt"
+"""In a checkpoint: why the run is to end there, before all of its steps."""
 
 
 class Session:
@@ -33,23 +36,43 @@ class Session:
         self.summary: dict[str, Any] = {}
         self.labels: dict[str, float] = {}
         self.meter = cost.Meter(gpus=int(base.device.type == "cuda"))
+        cost.forget_peak()
+        if self.meter.gpus:
+            torch.cuda.reset_peak_memory_stats(base.device)
 
     def resume(self, load: Callable[[Path], None]) -> int:
-        """The number of steps done already, after loading the newest checkpoint that verifies; 0 if there is none."""
+        """The number of steps done already, after loading the newest checkpoint that verifies; 0 if there is none.
+
+        All of them are done where a rule had stopped the run.
+        """
         found = self.run.resume() if self.resuming else None
         if found is None:
             return 0
         step, folder = found
         load(folder)
+        if (folder / STOPPED).is_file():
+            self.summary["stopped_by"] = (folder / STOPPED).read_text(encoding="utf-8")
+            return self.total
         return step
 
-    def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], work: Work) -> None:
-        """Log step number `step` (from 1), checkpoint when it is due, and note what was used so far."""
+    def end_step(self, step: int, metrics: Mapping[str, float], save: Callable[[Path], None], work: Work,
+                 stop: str = "") -> None:
+        """Log step number `step` (from 1), checkpoint when it is due, and note what was used so far.
+
+        `stop` says why no step follows; it is kept with the checkpoint, for a resumed run must not go past it.
+        """
+        def write(folder: Path) -> None:
+            save(folder)
+            if stop:
+                (folder / STOPPED).write_text(stop, encoding="utf-8")
+
         self.tokens += work.tokens
         self.flops += machine.flops(self.weights, work)
         self.run.log(step, dict(metrics))
-        if step % self.every == 0 or step == self.total:
-            self.run.checkpoint(step, save)
+        if stop:
+            self.summary["stopped_by"] = stop
+        if stop or step % self.every == 0 or step == self.total:
+            self.run.checkpoint(step, write)
         self.step_seconds = self.meter.read()["seconds"]
         self.run.use(self.execution, self._used())
         if self.progress:
@@ -88,7 +111,9 @@ class Session:
 
     def _used(self) -> dict[str, Any]:
         """This execution alone."""
-        gpu = {"peak_gpu_mb": round(torch.cuda.max_memory_allocated() / 2**20, 1)} if self.meter.gpus else {}
+        gpu = {}
+        if self.meter.gpus:
+            gpu["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated(self.base.device) / 2**20, 1)
         return {**self.meter.read(), "step_seconds": self.step_seconds, "tokens": self.tokens,
                 "gflop": round(self.flops / 1e9, 6), "peak_mb": cost.peak_mb(), **gpu}
 
@@ -125,3 +150,29 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
         run.finish("failed", {**current.summary, "error": f"{type(e).__name__}: {e}"})
         raise
     run.finish("finished", {**current.summary, **current.cost()})
+
+
+def on_base(workspace: Workspace, base: Base, *names: str) -> list[Adapter]:
+    """The adapters of these names.
+
+    Raises:
+        ModelError: one belongs to another base.
+    """
+    found = [workspace.adapter(name) for name in names]
+    for adapter in found:
+        if adapter.base["hash"] != base.hash:
+            raise ModelError(f"{adapter} belongs to base {adapter.base['spec']} ({adapter.base['hash']}), not to "
+                             f"{base.spec} ({base.hash}): policy and reward model share one base")
+    return found
+
+
+def dataset(workspace: Workspace, name: str, kind: Kind) -> Dataset:
+    """The dataset of that name.
+
+    Raises:
+        UserError: it holds another kind of rows.
+    """
+    found = workspace.dataset(name)
+    if found.kind != kind:
+        raise UserError(f"{name} holds {found.kind}, not {kind}")
+    return found

@@ -18,7 +18,7 @@ from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import full
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
-from tunesmith.train.session import session
+from tunesmith.train.session import dataset, session
 
 
 def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Run | None = None,
@@ -26,10 +26,10 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
     """Learn to continue the demonstrations' prompts as their assistant turns do.
 
     Raises:
-        UserError: no usable demonstration.
+        UserError: the data is something else, or holds no usable demonstration.
         TrainingStopped: NaN or exploding loss.
     """
-    data = workspace.dataset(settings.data)
+    data = dataset(workspace, settings.data, "demonstrations")
     trees, skipped = encode(base, list(data.rows()), settings.max_tokens or base.context)
     parent = workspace.adapter(settings.after) if settings.after else None
     slot, weights = full.start(base, "policy", settings, parent)
