@@ -76,6 +76,7 @@ def test_an_import_stores_each_text_once_per_desk(workspace):
     ((Message("user", " \n"), Message("assistant", "Hi")), r"turn 1 \(user\) is empty"),
     ((Message("user", "Hi"), Message("assistant", "x" * 200_001)), "200001 characters"),
     ((Message("user", "Hi"), Message("user", "Hi"), Message("assistant", "x")), 'two "user" turns in a row'),
+    ((Message("user", "Hi"), Message("assistant", "x\ud800")), r"holds half a character \(\\ud800"),
     (tuple(Message(("user", "assistant")[n % 2], "x") for n in range(202)), "at most 200"),
 ])
 def test_what_is_no_demonstration_is_refused(workspace, messages, why):
@@ -97,7 +98,9 @@ def test_names_are_checked(workspace):
 def test_every_text_survives(workspace):
     text = "0\0 ﷽ 👩‍👩‍👧 \u202e \u2028 <b>"
     written(workspace, answer=text)
-    assert desk.draft(workspace, "draft-0001").current.messages[-1].content == text
+    decide(workspace, "draft-0001", note=text)
+    found = desk.draft(workspace, "draft-0001")
+    assert found.current.messages[-1].content == found.reviews[0].note == text
 
 
 # ---- deciding
@@ -155,6 +158,7 @@ def test_of_two_decisions_at_once_the_second_is_told(workspace):
     ("rejected", {"reasons": ("boring",)}, "a reason is one of"),
     ("rejected", {"reasons": ("other",)}, "needs a note"),
     ("accepted", {"reasons": ("toxic",)}, "only a rejection"),
+    ("accepted", {"note": "\udfff"}, "the note holds half a character"),
     ("deleted", {}, "a verdict is one of"),
     ("accepted", {"note": "x" * 4001}, "at most 4000"),
     ("accepted", {"edited": demo(answer=" ")}, r"turn 2 \(assistant\) is empty"),
@@ -307,8 +311,9 @@ def test_more_than_one_chunk_is_published_in_order(workspace, monkeypatch):
 def test_an_edit_keeps_roles_and_weights():
     old = Demonstration((Message("user", "a"), Message("assistant", "b", 0), Message("user", "c"),
                          Message("assistant", "d")))
-    new = desk.edited_messages(old, ["a", "B", "c", "D"])
+    new = desk.edited_messages(old, {1: "B", 3: "D"})
     assert [(m.role, m.content, m.weight) for m in new] == [("user", "a", 1), ("assistant", "B", 0), ("user", "c", 1),
                                                             ("assistant", "D", 1)]
-    with pytest.raises(DataError, match="4 turns, the edit has 1"):
-        desk.edited_messages(old, ["a"])
+    for beyond in (-1, 4):
+        with pytest.raises(DataError, match="there are turns 0 to 3"):
+            desk.edited_messages(old, {beyond: "x"})

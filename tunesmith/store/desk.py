@@ -158,7 +158,7 @@ def review(workspace: Workspace, draft_id: str, decision: Review, *, role: str, 
         draft = _draft(c, draft_id)
         if _stored(c, draft, decision.id):
             return False
-        if not _revises(draft, decision):
+        if not (decision.verdict == "pending" and decision.edited and revisable(draft, decision.reviewer)):
             check_reviewer(draft, decision.reviewer, role, others=_other_reviewers(c, decision.reviewer))
         if len(draft.reviews) != seen:
             last = draft.reviews[-1]
@@ -167,8 +167,8 @@ def review(workspace: Workspace, draft_id: str, decision: Review, *, role: str, 
         edited = decision.edited if decision.edited != draft.current else None
         c.execute(sa.insert(db.reviews).values(
             id=decision.id, draft_seq=draft.seq, reviewer=valid_labeler(decision.reviewer), verdict=decision.verdict,
-            reasons=pack(list(decision.reasons)), note=decision.note, body=pack(edited.to_dict()) if edited else "",
-            created=now()))
+            reasons=pack(list(decision.reasons)), note=pack(decision.note),
+            body=pack(edited.to_dict()) if edited else "", created=now()))
         c.execute(sa.update(db.drafts).where(db.drafts.c.seq == draft.seq).values(state=decision.verdict))
         return True
 
@@ -188,6 +188,11 @@ def check_reviewer(draft: Draft, name: str, role: str, others: bool) -> None:
                          f"you are {role or 'signed out'}.")
     if draft.origin == "written" and draft.author == name and others and role != "admin":
         raise NotAllowed("You wrote this one: somebody else must review it.")
+
+
+def revisable(draft: Draft, name: str) -> bool:
+    """Whether this person may change it as its author: their own writing, while it waits."""
+    return draft.origin == "written" and draft.author == name and draft.state == "pending"
 
 
 def other_reviewers(workspace: Workspace, name: str) -> bool:
@@ -238,6 +243,15 @@ def find(workspace: Workspace, desk: str) -> Desk:
     if desk not in known:
         raise NotFound(f'no desk "{desk}"{nearest(desk, known)}')
     return known[desk]
+
+
+def counted(workspace: Workspace, desk: str, author: str) -> Desk:
+    """A desk with the counts of one author's drafts only."""
+    query = (sa.select(db.drafts.c.state, sa.func.count()).where(db.drafts.c.desk == desk, db.drafts.c.author == author)
+             .group_by(db.drafts.c.state))
+    with workspace.database.read() as c:
+        counts = {state: n for state, n in c.execute(query)}
+    return Desk(desk, **counts)
 
 
 def draft(workspace: Workspace, id: str) -> Draft:
@@ -316,6 +330,7 @@ def check(demonstration: Demonstration) -> None:
             raise DataError(f"turn {n + 1} ({m.role}) is empty")
         if len(m.content) > LONGEST_TEXT:
             raise DataError(f"turn {n + 1} ({m.role}) has {len(m.content)} characters; at most {LONGEST_TEXT}")
+        _check_whole(m.content, f"turn {n + 1} ({m.role})")
     in_order(messages, "messages")
 
 
@@ -332,14 +347,16 @@ def _check_review(decision: Review) -> None:
         raise DataError('the reason "other" needs a note that says which')
     if len(decision.note) > LONGEST_NOTE:
         raise DataError(f"a note has at most {LONGEST_NOTE} characters, got {len(decision.note)}")
+    _check_whole(decision.note, "the note")
     if decision.edited is not None:
         check(decision.edited)
 
 
-def _revises(draft: Draft, decision: Review) -> bool:
-    """An author changing their own writing while it waits."""
-    return (decision.verdict == "pending" and draft.state == "pending" and decision.edited is not None
-            and draft.origin == "written" and draft.author == decision.reviewer)
+def _check_whole(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise DataError(f"{what} holds half a character (\\u{ord(text[e.start]):04x} without its partner)") from e
 
 
 def _stored(c: sa.Connection, draft: Draft, review_id: str) -> bool:
@@ -395,7 +412,7 @@ def _draft(c: sa.Connection, id: str) -> Draft:
     if row is None:
         raise NotFound(f'no draft "{id}"')
     found = c.execute(sa.select(db.reviews).where(db.reviews.c.draft_seq == row.seq).order_by(db.reviews.c.seq)).all()
-    reviews = tuple(Review(r.id, r.reviewer, r.verdict, tuple(json.loads(r.reasons)), r.note,
+    reviews = tuple(Review(r.id, r.reviewer, r.verdict, tuple(json.loads(r.reasons)), json.loads(r.note),
                            _demonstration(r.body) if r.body else None, r.created) for r in found)
     return _read(row, reviews=reviews)
 
@@ -441,12 +458,12 @@ def _common(values: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def edited_messages(old: Demonstration, texts: Sequence[str]) -> Conversation:
-    """The turns of `old` with other texts: an edit changes what was said, not who spoke or what is learned.
+def edited_messages(old: Demonstration, edits: Mapping[int, str]) -> Conversation:
+    """The turns of `old`, some with another text: an edit changes what was said, not who spoke or what is learned.
 
     Raises:
-        DataError: another number of turns.
+        DataError: a turn that is not there.
     """
-    if len(texts) != len(old.messages):
-        raise DataError(f"the draft has {len(old.messages)} turns, the edit has {len(texts)}")
-    return tuple(replace(m, content=text) for m, text in zip(old.messages, texts))
+    if beyond := [n for n in edits if not 0 <= n < len(old.messages)]:
+        raise DataError(f"turn {beyond[0]} is edited, but there are turns 0 to {len(old.messages) - 1}")
+    return tuple(replace(m, content=edits.get(n, m.content)) for n, m in enumerate(old.messages))
