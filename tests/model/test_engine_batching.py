@@ -200,7 +200,7 @@ def test_the_factors_of_few_sets_of_adapters_are_kept(saved):
     made = several(make(saved["llama"]))
     known = {}
     for kinds in (["m", "two"], ["m", "eight"], ["two", "eight"], ["", "m"], ["", "two"], ["m", "two", "eight"]):
-        adapters.rows(made.base, [made.slot(k) for k in kinds], known)
+        adapters.mixture(made.base, [made.slot(k) for k in kinds], known)
         assert 0 < len(known) <= 4
 
 

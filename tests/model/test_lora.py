@@ -55,14 +55,14 @@ def test_values_and_gradients_equal_peft_s_own_layer(crowded):
 def test_every_token_of_a_mixed_batch_gets_its_own_adapter(crowded):
     """Whole rows, single tokens in any order, the bare base among them, and groups of different sizes."""
     per_row = ["wide", "", "small"]
-    with torch.no_grad(), adapters.mixed(crowded, adapters.rows(crowded, [n for n in per_row for _ in range(5)])):
+    with torch.no_grad(), adapters.mixed(crowded, adapters.mixture(crowded, [n for n in per_row for _ in range(5)])):
         together = states(crowded)
     for i, name in enumerate(per_row):
         torch.testing.assert_close(together[i], alone(crowded, name)[i], rtol=1e-5, atol=2e-6)
     names = ["small", "policy", "policy", "wide", "", "policy", "wide"]
     x = torch.randn(7, 32)
     for layer in lora.layers(crowded.model)[:1]:
-        with torch.no_grad(), adapters.mixed(crowded, adapters.rows(crowded, names)):
+        with torch.no_grad(), adapters.mixed(crowded, adapters.mixture(crowded, names)):
             mixed = layer(x)
         for t, name in enumerate(names):
             with torch.no_grad(), adapters.active(crowded, name):
@@ -85,7 +85,7 @@ def test_roles_nest_and_unknown_ones_are_refused(crowded):
             pass
         assert torch.equal(states(crowded), alone(crowded, "small"))
     with pytest.raises(ModelError, match="is not attached"):
-        adapters.rows(crowded, ["small", "gone"])
+        adapters.mixture(crowded, ["small", "gone"])
     with pytest.raises(ModelError, match="is not attached"), adapters.active(crowded, "gone"):
         pass
 
@@ -109,7 +109,7 @@ def test_a_dora_adapter_goes_through_peft_and_refuses_to_share_a_batch(base):
     with torch.no_grad(), adapters.active(base, "dora"):
         torch.testing.assert_close(layer(x), peft_lora.Linear.forward(layer, x))
     with pytest.raises(ModelError, match="more than plain LoRA"):
-        adapters.rows(base, ["dora", ""])
+        adapters.mixture(base, ["dora", ""])
     with torch.no_grad(), adapters.merged(base, "dora"):
         inside = states(base)
     assert torch.equal(inside, alone(base, "dora"))

@@ -114,21 +114,21 @@ def active(base: Base, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def mixed(base: Base, rows: lora.Rows) -> Iterator[None]:
-    """Forward passes inside hold the tokens that `rows` (from `rows`) was made for, each with its own adapter."""
-    with _role(base, rows):
+def mixed(base: Base, mixture: lora.Mixture) -> Iterator[None]:
+    """Forward passes inside hold the tokens that `mixture` (from `mixture`) was made for, each with its own adapter."""
+    with _role(base, mixture):
         yield
 
 
-def rows(base: Base, names: Sequence[str], known: dict[tuple[str, ...], lora.Stacks] | None = None) -> lora.Rows:
-    """For `mixed`: the adapter of each token of the flat input, "" for the bare base. `known`: see `lora.rows`.
+def mixture(base: Base, names: Sequence[str], known: dict[tuple[str, ...], lora.Stacks] | None = None) -> lora.Mixture:
+    """For `mixed`: the adapter of each token of the flat input, "" for the bare base. `known`: see `lora.mixture`.
 
     Raises:
         ModelError: an adapter is not attached, or is more than plain LoRA and cannot share a batch.
     """
     _attached(base, set(names))
     try:
-        return lora.rows(base.model, names, known)
+        return lora.mixture(base.model, names, known)
     except ValueError as e:
         raise ModelError(str(e)) from e
 
@@ -166,7 +166,7 @@ def _state(base: Base, name: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _role(base: Base, role: str | lora.Rows | lora.Merged) -> Iterator[None]:
+def _role(base: Base, role: str | lora.Mixture | lora.Merged) -> Iterator[None]:
     outer, base.switch.role = base.switch.role, role
     try:
         yield

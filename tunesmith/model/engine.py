@@ -45,7 +45,7 @@ class LocalEngine:
         self._slots: dict[str, str] = {}
         self._own: set[str] = set()  # slots that `load` made; others may belong to a trainer
         self._folded = ""
-        self._mixed: tuple[tuple[str, ...], lora.Rows] | None = None
+        self._mixed: tuple[tuple[str, ...], lora.Mixture] | None = None
         self._stacks: dict[tuple[str, ...], lora.Stacks] = {}
 
     @property
@@ -157,7 +157,7 @@ class LocalEngine:
         if len(set(slots)) == 1:
             return nullcontext() if self._folded == slots[0] != "" else adapters.active(self.base, slots[0])
         if self._mixed is None or self._mixed[0] != slots:
-            self._mixed = slots, adapters.rows(self.base, slots, self._stacks)
+            self._mixed = slots, adapters.mixture(self.base, slots, self._stacks)
         return adapters.mixed(self.base, self._mixed[1])
 
     def _forget(self) -> None:

@@ -1,7 +1,7 @@
 """PEFT's LoRA layer with a forward pass of our own: fewer passes over memory, and roles that cost nothing to switch.
 
 PEFT keeps the format, the loading and the variants (DoRA and others go through its code). Every layer reads the role
-it computes from one shared `Switch`: an adapter by name, `Rows` (each token its own adapter) or `Merged`.
+it computes from one shared `Switch`: an adapter by name, `Mixture` (each token its own adapter) or `Merged`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def take_over(model: nn.Module) -> None:
 class Switch:
     """What all layers of a base compute now: "" is the bare base; `read` belongs to `narrow`."""
 
-    role: str | Rows | Merged = ""
+    role: str | Mixture | Merged = ""
     read: Tensor | None = None
 
 
@@ -53,7 +53,7 @@ class Merged:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Rows:
+class Mixture:
     """Which adapter each of T tokens uses, prepared for batched products.
 
     The tokens of adapter a stand at `member[a, :]`, padded to the largest group; token t's result is row `place[t]`
@@ -91,7 +91,7 @@ class LoraLinear(peft_lora.Linear):
             weight = role.weights.get(self)
             return self.base_layer(x) if weight is None else linear(x, weight, self.base_layer.bias)  # type: ignore
         out: Tensor = self.base_layer(x)
-        if isinstance(role, Rows):
+        if isinstance(role, Mixture):
             more = role.update(self, x)
             return out if more is None else out + more
         if role not in self.lora_A:
@@ -133,8 +133,8 @@ def layers(model: nn.Module) -> list[LoraLinear]:
 Stacks = dict[nn.Module, tuple[Tensor, Tensor]]
 
 
-def rows(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], Stacks] | None = None) -> Rows:
-    """`Rows` for tokens with these adapters ("" is the bare base).
+def mixture(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], Stacks] | None = None) -> Mixture:
+    """`Mixture` for tokens with these adapters ("" is the bare base).
 
     `known` keeps the factors of the last sets of adapters met, for a caller that knows when they change.
 
@@ -158,7 +158,7 @@ def rows(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], St
         stacks = {layer: _stack(layer, kinds) for layer in layers(model) if any(k in layer.lora_A for k in kinds)}
         known[tuple(kinds)] = stacks
     even = member.flatten().tolist() == list(range(len(names)))
-    return Rows(member.to(device), place.to(device), stacks, even)
+    return Mixture(member.to(device), place.to(device), stacks, even)
 
 
 @torch.no_grad()
