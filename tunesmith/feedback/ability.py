@@ -2,8 +2,12 @@
 
 Labeler k, who sees answer i before answer j, prefers i with probability σ(a_k (s_i - s_j) + b_k): a_k is the labeler's
 ability (0 careless, negative the scale upside down), b_k the pull of what is shown first. Priors a ~ N(1, 1),
-b ~ N(0, 1), s ~ N(0, 10). A ranking is expanded to its pairs, each weighted 1 / C(K, 2), so that one ranking counts
-once whatever its length; a tie is half a win for either side. Intervals are Laplace's, decisions go by the interval.
+b ~ N(0, 1), s ~ N(0, 3). A tie is half a win for either side. Intervals are Laplace's, decisions go by the interval.
+
+A ranking of K answers is expanded to its pairs, each weighted 3 / (K + 1): the pairs of a ranking hang together and
+tell that much less than as many separate comparisons (the efficiency of a ranking where the answers are alike).
+Weighted 1 / C(K, 2), as in the reward model's loss, long rankings would say too little to find anybody careless; in
+full, too much. Abilities are measured against what the others say, scores are what all say; see `_alternate`.
 
 A score belongs to an answer of a prompt, so groups that share answers inform each other. Left out: abilities that
 change over time or with the subject (see `detect` for the latter), Davidson's parameter for ties, and any use of who a
@@ -14,12 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import comb, nan, pi, sqrt
+from math import nan, pi, sqrt
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, ndtr
@@ -32,7 +35,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Standing = Literal["reliable", "careless", "inverted", "position-biased", "unknown"]
 
-SCORE_VARIANCE, ABILITY_VARIANCE, POSITION_VARIANCE = 10.0, 1.0, 1.0
+SCORE_VARIANCE, ABILITY_VARIANCE, POSITION_VARIANCE = 3.0, 1.0, 1.0
+"""Priors. With scores of variance 3, two labelers of ability 1 agree on 73% of the pairs, as people do."""
+LEAST_REFERENCE = 0.05
+MOST_STEPS = 100
+DAMPING = 0.6
+"""Of the labelers' steps: whole ones make abilities and scores swing against each other."""
 ENOUGH_SHARED = 20
 """Pairs that a labeler must share with others before the fit says much about them."""
 POSITION_LIMIT = 0.5
@@ -72,10 +80,9 @@ class Fit:
     warnings: tuple[str, ...]
     judged: Mapping[str, Sequence[AnswerGroup]] = field(repr=False)
     rows: Rows = field(repr=False)
-    score_A: Floats
-    ability_W: Floats
-    position_W: Floats
-    covariance: Mapping[int, Floats] = field(repr=False)
+    score_A: Floats = field(repr=False)
+    covariance: Floats = field(repr=False)
+    others_R: Floats = field(repr=False)
 
     def scores(self, group: AnswerGroup) -> Floats:
         """The scores of a group's answers, higher is better; nan for one that nobody compared with another."""
@@ -90,16 +97,21 @@ class Fit:
         local = np.array([block.answers.get(a.text, -1) for a in group.answers])
         known, mean_K, cov_KK = local >= 0, np.full(k, nan), np.full((k, k), nan)
         mean_K[known] = self.score_A[block.start + local[known]]
-        cov_KK[np.ix_(known, known)] = self.covariance[block.number][np.ix_(local[known], local[known])]
+        cov_KK[np.ix_(known, known)] = self._block(block)[np.ix_(local[known], local[known])]
         return mean_K, cov_KK
+
+    def _block(self, block: Block) -> Floats:
+        k = len(block.answers)
+        return self.covariance[block.cells:block.cells + k * k].reshape(k, k)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One prompt's answers: they take the scores `start` to `start + len(answers)`."""
+    """One prompt's answers: their scores begin at `start`, the matrix of their covariances at `cells`."""
 
     number: int
     start: int
+    cells: int
     answers: Mapping[str, int]
 
 
@@ -138,20 +150,14 @@ def fit(groups: Iterable[AnswerGroup], *, weights: Mapping[str, float] | None = 
     """
     judged = by_item(groups)
     rows = comparisons([g for same in judged.values() for g in same], weights)
-    labelers, answers = len(rows.names), int(rows.sizes_B.sum())
-    start = np.concatenate([np.zeros(answers), np.ones(labelers), np.zeros(labelers)])
-    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-10, "gtol": 1e-5}
-    found = minimize(_objective, start, args=(rows, answers, labelers), jac=True, method="L-BFGS-B",
-                     options=options).x if len(rows.y_R) else start
-    score_A, ability_W, position_W = np.split(found, [answers, answers + labelers])
-    covariance, deviation_2W = _laplace(rows, score_A, ability_W, position_W)
-    shared_W = _shared(rows)
-    abilities = {name: Ability(name, _interval(ability_W[w], deviation_2W[w], rows.rankings_W[w]),
-                               _interval(position_W[w], deviation_2W[labelers + w], rows.rankings_W[w]),
+    found, shared_W = _alternate(rows), _shared(rows)
+    deviation_W, deviation_of_position_W = np.split(found.deviations_2W, 2)
+    abilities = {name: Ability(name, _interval(found.ability_W[w], deviation_W[w], rows.rankings_W[w]),
+                               _interval(found.position_W[w], deviation_of_position_W[w], rows.rankings_W[w]),
                                int(rows.rankings_W[w]), int(shared_W[w])) for w, name in enumerate(rows.names)}
-    reference = max(0.05, float(np.median(ability_W))) if labelers else 1.0
-    return Fit(abilities, reference, _warnings(rows, shared_W), judged, rows, score_A, ability_W, position_W,
-               covariance)
+    reference = _median(found.ability_W) if rows.names else 1.0
+    return Fit(abilities, reference, _warnings(rows, shared_W), judged, rows, found.score_A, found.covariance,
+               found.others_R)
 
 
 def standing(fit: Fit, labeler: str) -> Standing:
@@ -238,7 +244,7 @@ def comparisons(groups: Iterable[AnswerGroup], weights: Mapping[str, float] | No
         answers = blocks.setdefault(prompt, {})
         local = {i: answers.setdefault(group.answers[i].text, len(answers)) for p in found for i in (p.better, p.worse)}
         labeler = names.setdefault(group.labeler, len(names))
-        share = group.weight * (weights or {}).get(group.labeler, 1.0) / comb(len(local), 2)
+        share = group.weight * (weights or {}).get(group.labeler, 1.0) * 3 / (len(local) + 1)
         seen = {answer: place for place, answer in enumerate(group.shown)}
         rankings[labeler] = rankings.get(labeler, 0) + 1
         for p in found:
@@ -250,8 +256,10 @@ def comparisons(groups: Iterable[AnswerGroup], weights: Mapping[str, float] | No
 
 def _rows(names: Mapping[str, int], blocks: Mapping[str, Mapping[str, int]], table: Sequence[tuple[object, ...]],
           rankings: Mapping[int, int]) -> Rows:
-    starts = np.concatenate([[0], np.cumsum([len(a) for a in blocks.values()])]).astype(np.int64)
-    index = {prompt: Block(n, int(starts[n]), answers) for n, (prompt, answers) in enumerate(blocks.items())}
+    sizes = np.array([len(a) for a in blocks.values()], dtype=np.int64)
+    starts, cells = _starts(sizes), _starts(sizes ** 2)
+    index = {prompt: Block(n, int(starts[n]), int(cells[n]), answers)
+             for n, (prompt, answers) in enumerate(blocks.items())}
     block_R = np.array([index[str(row[0])].number for row in table], dtype=np.int64)
     rest = np.array([row[1:] for row in table], dtype=float).reshape(len(table), 6)
     first_R, second_R = (rest[:, c].astype(np.int64) + starts[block_R] for c in (1, 2))
@@ -261,86 +269,139 @@ def _rows(names: Mapping[str, int], blocks: Mapping[str, Mapping[str, int]], tab
 
 # ---- the fit
 
-def _objective(x: Floats, rows: Rows, answers: int, labelers: int) -> tuple[float, Floats]:
-    """Negative log posterior and its gradient, at (scores, abilities, positions)."""
-    s, a, b = np.split(x, [answers, answers + labelers])
-    w, i, j = rows.labeler_R, rows.first_R, rows.second_R
-    d = s[i] - s[j]
-    z = a[w] * d + b[w] * rows.position_R
-    error = rows.weight_R * (expit(z) - rows.y_R)
-    pull = error * a[w]
-    loss = (rows.weight_R * (np.logaddexp(0, z) - rows.y_R * z)).sum()
-    prior = (s @ s / SCORE_VARIANCE + (a - 1) @ (a - 1) / ABILITY_VARIANCE + b @ b / POSITION_VARIANCE) / 2
-    gradient = [np.bincount(i, pull, answers) - np.bincount(j, pull, answers) + s / SCORE_VARIANCE,
-                np.bincount(w, error * d, labelers) + (a - 1) / ABILITY_VARIANCE,
-                np.bincount(w, error * rows.position_R, labelers) + b / POSITION_VARIANCE]
-    return float(loss + prior), np.concatenate(gradient)
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the values and the square matrices of things of different sizes lie in flat arrays."""
+
+    sizes: Ints
+    starts: Ints
+    cells: Ints
+
+    @classmethod
+    def of(cls, sizes: Ints) -> _Layout:
+        return cls(sizes, _starts(sizes), _starts(sizes ** 2))
+
+    def cell(self, which_R: Ints, i_R: Ints, j_R: Ints) -> Ints:
+        """The place of entry (i, j) of the matrix of thing `which_R`."""
+        return self.cells[which_R] + i_R * self.sizes[which_R] + j_R
+
+    def laplacian(self, which_R: Ints, i_R: Ints, j_R: Ints, weight_R: Floats) -> Floats:
+        """Every thing's sum of weight * (e_i - e_j)(e_i - e_j)', flat."""
+        places = [self.cell(which_R, *ij) for ij in ((i_R, i_R), (j_R, j_R), (i_R, j_R), (j_R, i_R))]
+        length = int((self.sizes ** 2).sum())
+        parts = [np.bincount(place, weight_R, length) for place in places]
+        return np.asarray(parts[0] + parts[1] - parts[2] - parts[3], dtype=float)
+
+    def inverse(self, flat: Floats, values: Floats) -> tuple[Floats, Floats]:
+        """The inverse of every matrix, flat, and its product with that thing's values."""
+        inverses, products = np.empty_like(flat), np.empty_like(values)
+        for k in np.unique(self.sizes):
+            of_size = np.flatnonzero(self.sizes == k)
+            cells, places = (first[of_size][:, None] + np.arange(n) for first, n in ((self.cells, k * k),
+                                                                                    (self.starts, k)))
+            blocks = np.linalg.inv(flat[cells].reshape(-1, k, k))
+            inverses[cells] = blocks.reshape(-1, k * k)
+            products[places] = np.einsum("nij,nj->ni", blocks, values[places])
+        return inverses, products
+
+    def spread(self, flat: Floats, which_R: Ints, i_R: Ints, j_R: Ints) -> Floats:
+        """The variance of the difference of entries i and j under covariances `flat`."""
+        ii, jj, ij = (flat[self.cell(which_R, *pair)] for pair in ((i_R, i_R), (j_R, j_R), (i_R, j_R)))
+        return np.maximum(ii + jj - 2 * ij, 0.0)
 
 
-def _laplace(rows: Rows, s: Floats, a: Floats, b: Floats) -> tuple[dict[int, Floats], Floats]:
-    """Covariance of each block's scores given the abilities, and standard deviations of all abilities, then positions.
+@dataclass(frozen=True, slots=True)
+class _Solved:
+    """Scores, their covariances (flat), abilities and positions with their standard deviations, and per row what the
+    other labelers say of the difference of its two answers."""
 
-    The Hessian is an arrow: one small block per prompt, a border for the labelers. Eliminating the blocks one by one
-    leaves the labelers' marginal precision, at a cost that grows with the comparisons alone.
+    score_A: Floats
+    covariance: Floats
+    ability_W: Floats
+    position_W: Floats
+    deviations_2W: Floats
+    others_R: Floats
+
+
+def _alternate(rows: Rows) -> _Solved:
+    """Scores given the abilities, abilities given what the *others'* judgements say of the scores, until both rest.
+
+    A labeler is never measured against scores that the own judgements went into: where few judge an answer, everybody
+    would look able. Taking one labeler out of a prompt's scores is one Newton step from the scores of all.
     """
-    w, i, j, labelers = rows.labeler_R, rows.first_R, rows.second_R, len(a)
-    d = s[i] - s[j]
-    p = expit(a[w] * d + b[w] * rows.position_R)
-    bend, error = rows.weight_R * p * (1 - p), rows.weight_R * (p - rows.y_R)
-    covariance = _inverse_blocks(rows, bend * a[w] ** 2)
-    to_a, to_b = bend * a[w] * d + error, bend * a[w] * rows.position_R
-    cross = coo_array((np.concatenate([to_a, -to_a, to_b, -to_b]),
-                       (np.concatenate([i, j, i, j]), np.concatenate([w, w, w + labelers, w + labelers]))),
-                      shape=(len(s), 2 * labelers)).tocsr()
-    precision = _border(rows, a, b, bend, d)
-    spread = _block_diagonal(covariance, rows, len(s)) @ cross
-    if labelers > DENSE_LABELERS:
-        lost = np.asarray(cross.multiply(spread).sum(axis=0)).ravel()
-        return covariance, 1 / np.sqrt(np.maximum(precision.diagonal() - lost, 1e-9))
-    schur = precision.toarray() - (cross.T @ spread).toarray()
-    values, vectors = np.linalg.eigh((schur + schur.T) / 2)  # not quite positive where the fit stopped early
-    return covariance, np.sqrt((vectors ** 2 / np.maximum(values, 1e-6)).sum(1))
+    prompts = _Layout.of(rows.sizes_B)
+    seats, seat_R = np.unique(np.stack([rows.block_R, rows.labeler_R]), axis=1, return_inverse=True)  # who sat where
+    seat_R = seat_R.ravel()
+    places = _Layout.of(rows.sizes_B[seats[0]])
+    start_R = prompts.starts[rows.block_R]
+    i, j = rows.first_R - start_R, rows.second_R - start_R
+    n = len(rows.names)
+    a, b, score_A = np.ones(n), np.zeros(n), np.zeros(int(rows.sizes_B.sum()))
+    covariance, deviations, others_R = np.zeros(0), np.ones(2 * n), np.zeros(0)
+    for _ in range(MOST_STEPS if len(rows.y_R) else 0):
+        bend_R, pull_R = _pulls(rows, score_A, a, b)
+        hessian = prompts.laplacian(rows.block_R, i, j, bend_R) + _ridge(prompts)
+        gradient_A = _per_answer(rows.first_R, rows.second_R, pull_R, len(score_A)) + score_A / SCORE_VARIANCE
+        covariance, move_A = prompts.inverse(hessian, gradient_A)
+        score_A = score_A - np.clip(move_A, -2, 2)
+
+        bend_R, pull_R = _pulls(rows, score_A, a, b)
+        hessian = prompts.laplacian(rows.block_R, i, j, bend_R) + _ridge(prompts)
+        own = _per_answer(places.starts[seat_R] + i, places.starts[seat_R] + j, pull_R, int(places.sizes.sum()))
+        of_all = np.repeat(prompts.cells[seats[0]], places.sizes ** 2) + _within(places.sizes ** 2)
+        without, move = places.inverse(hessian[of_all] - places.laplacian(seat_R, i, j, bend_R), own)
+        others_R = (score_A[rows.first_R] - score_A[rows.second_R]
+                    + move[places.starts[seat_R] + i] - move[places.starts[seat_R] + j])
+        before = a / _median(a)
+        a, b, deviations = _labelers_step(rows, others_R, places.spread(without, seat_R, i, j), a, b)
+        if np.abs(a / _median(a) - before).max() < 1e-3 and np.abs(move_A).max() < 1e-2:
+            break
+    return _Solved(score_A, covariance, a, b, deviations, others_R)
 
 
-def _border(rows: Rows, a: Floats, b: Floats, bend_R: Floats, d_R: Floats) -> coo_array:
-    """The labelers' own part of the Hessian: abilities, positions, and the two of one labeler together."""
-    w, n = rows.labeler_R, len(a)
-    aa = np.bincount(w, bend_R * d_R ** 2, n) + 1 / ABILITY_VARIANCE
-    bb = np.bincount(w, bend_R * rows.position_R ** 2, n) + 1 / POSITION_VARIANCE
-    ab = np.bincount(w, bend_R * d_R * rows.position_R, n)
-    k = np.arange(n)
-    return coo_array((np.concatenate([aa, bb, ab, ab]),
-                      (np.concatenate([k, k + n, k, k + n]), np.concatenate([k, k + n, k + n, k]))),
-                     shape=(2 * n, 2 * n)).tocsr()
+def _pulls(rows: Rows, score_A: Floats, a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """Per row the curvature and the slope of the negative log-likelihood in the difference of the two scores."""
+    w = rows.labeler_R
+    p = expit(a[w] * (score_A[rows.first_R] - score_A[rows.second_R]) + b[w] * rows.position_R)
+    return rows.weight_R * p * (1 - p) * a[w] ** 2, rows.weight_R * (p - rows.y_R) * a[w]
 
 
-def _inverse_blocks(rows: Rows, bend_R: Floats) -> dict[int, Floats]:
-    """The inverse of each block's Hessian, by the block's number."""
-    sizes_B = rows.sizes_B
-    starts_B, flat_B = _starts(sizes_B), _starts(sizes_B ** 2)
-    size_R, base_R = sizes_B[rows.block_R], flat_B[rows.block_R]
-    i, j = rows.first_R - starts_B[rows.block_R], rows.second_R - starts_B[rows.block_R]
-    cells = np.concatenate([base_R + i * size_R + i, base_R + j * size_R + j, base_R + i * size_R + j,
-                            base_R + j * size_R + i])
-    flat = np.bincount(cells, np.concatenate([bend_R, bend_R, -bend_R, -bend_R]), int((sizes_B ** 2).sum()))
-    result: dict[int, Floats] = {}
-    for k in np.unique(sizes_B):
-        numbers = np.flatnonzero(sizes_B == k)
-        blocks = flat[flat_B[numbers][:, None] + np.arange(k * k)].reshape(-1, k, k) + np.eye(k) / SCORE_VARIANCE
-        result.update(zip(numbers.tolist(), np.linalg.inv(blocks), strict=True))
-    return result
+def _labelers_step(rows: Rows, mean_R: Floats, variance_R: Floats, a: Floats,
+                   b: Floats) -> tuple[Floats, Floats, Floats]:
+    """One Newton step on abilities and positions given what the others say; then standard deviations, a's and b's."""
+    w, n, x = rows.labeler_R, len(a), rows.position_R
+    shrink_R = 1 / np.sqrt(1 + pi / 8 * a[w] ** 2 * variance_R)
+    p = expit(a[w] * mean_R * shrink_R + b[w] * x)
+    slope_R = mean_R * shrink_R ** 3
+    error, bend = rows.weight_R * (p - rows.y_R), rows.weight_R * p * (1 - p)
+    g_a = np.bincount(w, error * slope_R, n) + (a - 1) / ABILITY_VARIANCE
+    g_b = np.bincount(w, error * x, n) + b / POSITION_VARIANCE
+    h_aa = np.bincount(w, bend * slope_R ** 2, n) + 1 / ABILITY_VARIANCE
+    h_bb = np.bincount(w, bend * x ** 2, n) + 1 / POSITION_VARIANCE
+    h_ab = np.bincount(w, bend * slope_R * x, n)
+    scale = h_aa * h_bb - h_ab ** 2
+    move_a, move_b = (h_bb * g_a - h_ab * g_b) / scale, (h_aa * g_b - h_ab * g_a) / scale
+    deviations = np.sqrt(np.concatenate([h_bb / scale, h_aa / scale]))
+    return a - DAMPING * np.clip(move_a, -1, 1), b - DAMPING * np.clip(move_b, -1, 1), deviations
 
 
-def _block_diagonal(blocks: Mapping[int, Floats], rows: Rows, answers: int) -> coo_array:
-    sizes_B = rows.sizes_B
-    order = [blocks[n] for n in range(len(sizes_B))]
-    if not order:
-        return coo_array((0, 0)).tocsr()
-    values = np.concatenate([m.ravel() for m in order])
-    size_of = np.repeat(sizes_B, sizes_B ** 2)
-    within = np.arange(len(values)) - np.repeat(_starts(sizes_B ** 2), sizes_B ** 2)
-    start = np.repeat(_starts(sizes_B), sizes_B ** 2)
-    return coo_array((values, (start + within // size_of, start + within % size_of)), shape=(answers, answers)).tocsr()
+def _per_answer(first: Ints, second: Ints, pull_R: Floats, length: int) -> Floats:
+    return np.asarray(np.bincount(first, pull_R, length) - np.bincount(second, pull_R, length), dtype=float)
+
+
+def _ridge(layout: _Layout) -> Floats:
+    """The scores' prior precision on every diagonal, flat."""
+    within, size = _within(layout.sizes ** 2), np.repeat(layout.sizes, layout.sizes ** 2)
+    return (within // size == within % size) / SCORE_VARIANCE
+
+
+def _median(ability_W: Floats) -> float:
+    return max(LEAST_REFERENCE, float(np.median(ability_W)))
+
+
+def _within(lengths: Ints) -> Ints:
+    """0, 1, ... anew for every length."""
+    return np.arange(int(lengths.sum())) - np.repeat(_starts(lengths), lengths)
 
 
 def _starts(sizes: Ints) -> Ints:
