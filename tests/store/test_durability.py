@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from postgres import sqlite_only
 
 from tunesmith.errors import DataError, StorageError
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
@@ -113,6 +114,7 @@ for n in range(50): print(w.add_ranking(verdict(f"{os.getpid()}-{n}", n)), w.add
     assert len(ids) == len(set(ids)) == 250
 
 
+@sqlite_only
 def test_writes_of_one_moment_share_a_commit_and_fail_alone(workspace):
     workspace.add_groups("s", [group(0)])
     commits = []
@@ -136,6 +138,7 @@ def test_writes_of_one_moment_share_a_commit_and_fail_alone(workspace):
     assert len(commits) == 2
 
 
+@sqlite_only
 def test_a_write_that_breaks_the_transaction_leaves_its_neighbours_whole(workspace):
     workspace.add_groups("s", [group(0)])
     release = hold_writer(workspace)
@@ -201,6 +204,7 @@ def test_another_process_that_holds_the_lock_for_long_is_named(tmp_path):
         assert w.add_ranking(verdict("1", 0))
 
 
+@sqlite_only
 def test_an_idle_writer_ends_and_another_takes_over(workspace, monkeypatch):
     monkeypatch.setattr(db, "IDLE_SECONDS", 0.01)
     for n in range(20):
@@ -345,6 +349,7 @@ def limit_pages(workspace, more):
     workspace.database.write(limit)
 
 
+@sqlite_only
 def test_a_full_disk_under_the_database_refuses_and_recovers(workspace):
     workspace.add_groups("s", [group(n) for n in range(10)])
     limit_pages(workspace, 0)
@@ -359,6 +364,7 @@ def test_a_full_disk_under_the_database_refuses_and_recovers(workspace):
     workspace.database.check()
 
 
+@sqlite_only
 def test_a_read_only_database_is_named(workspace):
     workspace.database.write(lambda c: c.exec_driver_sql("PRAGMA query_only=ON"))
     with pytest.raises(StorageError, match="ws: is read-only"):
@@ -395,6 +401,7 @@ def test_data_of_the_first_schema_reaches_the_newest(tmp_path):
             assert c.exec_driver_sql("PRAGMA foreign_key_check").all() == []
 
 
+@sqlite_only
 def test_sqlite_is_set_to_be_durable(workspace):
     seen = workspace.database.write(lambda c: [c.exec_driver_sql(f"PRAGMA {p}").scalar() for p in (
         "journal_mode", "synchronous", "foreign_keys")])

@@ -320,6 +320,8 @@ def test_next_group_is_quick_among_many(workspace):
     for _ in range(20):
         assert workspace.next_group("s", "ann").id != g.id
     assert (time.perf_counter() - started) / 20 < 0.02
+    if not workspace.database.sqlite:
+        return  # it plans by statistics, which a new table lacks
     with workspace.database.read() as c:  # an index finds it, whatever the size of the set
         plan = c.exec_driver_sql("EXPLAIN QUERY PLAN SELECT group_id FROM members WHERE set_seq = 1 AND shuffled >= 5 "
                                  "ORDER BY shuffled, group_id LIMIT 1").all()

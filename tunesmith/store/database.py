@@ -1,8 +1,10 @@
-"""The database: engines and the one writer. The tables are in `tables`.
+"""The database: engines, and how writes reach them. The tables are in `tables`.
 
-SQLite lives in the workspace folder; nothing in the queries is SQLite's own, so that PostgreSQL can take its place.
-All writes of a process pass through one thread, which commits up to `GROUP` of them at once (one fsync for many
-labelers); each write is isolated from its neighbours, and the caller gets its answer only after the commit.
+SQLite lives in the workspace folder. All writes of a process pass through one thread, which commits up to `GROUP` of
+them at once (one fsync for many labelers); each write is isolated from its neighbours.
+On PostgreSQL, for teams, each write is a transaction of its own in the caller's thread; those that meet (a deadlock,
+the same new row) are run again. What must not meet takes a lock: rows (`places.lock`) or a name (`alone`).
+On both the caller gets its answer only after the commit.
 """
 
 from __future__ import annotations
@@ -10,24 +12,32 @@ from __future__ import annotations
 import json
 import os
 import queue
+import random
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from tunesmith.errors import StorageError, UserError
+from tunesmith.errors import MissingExtra, StorageError, UserError
 from tunesmith.store.failpoints import failpoint
-from tunesmith.store.faults import storing
+from tunesmith.store.faults import sqlstate, storing
 
 T = TypeVar("T")
 GROUP = 128
 IDLE_SECONDS = 5.0
+TRIES = 8
+"""How often PostgreSQL gets a write that met another one."""
+MEETINGS = {"40001", "40P01", "23505"}
+"""PostgreSQL's codes for that: not serialisable, a deadlock, a key that another transaction inserted just now."""
 HEAD = "0002"
 """The newest revision in migrations/; an up-to-date database opens without loading Alembic."""
 
@@ -45,6 +55,34 @@ def insert_once(c: sa.Connection, table: sa.Table, key: Mapping[str, Any], rest:
     return True
 
 
+def alone(c: sa.Connection, what: str) -> None:
+    """No other transaction that says the same name runs between here and the end of this one."""
+    if c.dialect.name == "postgresql":
+        c.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(f"tunesmith {what}".encode()))))
+
+
+def database_url(url: str) -> str:
+    """A PostgreSQL URL with the driver that we use.
+
+    Raises:
+        UserError: not a URL of a PostgreSQL database.
+        MissingExtra: the driver is not installed.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as e:
+        raise UserError(f'the database must be a URL such as "{_EXAMPLE}"') from e
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise UserError(f'the database must be PostgreSQL ("{_EXAMPLE}"), not "{parsed.get_backend_name()}"; '
+                        "leave it out for SQLite in the workspace folder")
+    if find_spec("psycopg") is None:
+        raise MissingExtra("psycopg", "postgres")
+    return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+_EXAMPLE = "postgresql://user:password@host/name"
+
+
 @dataclass
 class _Job:
     work: Callable[[sa.Connection], Any]
@@ -56,6 +94,7 @@ class Database:
 
     def __init__(self, url: str, where: Path, busy_seconds: float = 10.0):
         self.url, self.where, self.busy_seconds = url, where, busy_seconds
+        self.sqlite = url.startswith("sqlite")
         self._lock = threading.Lock()
         self._closed = False
         self._start()
@@ -64,14 +103,22 @@ class Database:
         self._process = os.getpid()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
-        self._reading = self._engine(isolation_level="AUTOCOMMIT", pool_size=8, max_overflow=24)
-        self._writing = self._engine(pool_size=1, max_overflow=0)
+        if self.sqlite:
+            self._reading = self._engine(isolation_level="AUTOCOMMIT", pool_size=8, max_overflow=24)
+            self._writing = self._engine(pool_size=1, max_overflow=0)
+        else:
+            self._reading = self._engine(isolation_level="AUTOCOMMIT", pool_size=4, max_overflow=4)
+            self._writing = self._engine(isolation_level="READ COMMITTED", pool_size=8, max_overflow=0)
 
     def _engine(self, foreign_keys: bool = True, **options: Any) -> sa.Engine:
-        engine = sa.create_engine(self.url, **options)
-        if engine.dialect.name == "sqlite":
+        if self.sqlite:
+            engine = sa.create_engine(self.url, **options)
             _prepare_sqlite(engine, self.busy_seconds, foreign_keys, begin="isolation_level" not in options)
-        return engine
+            return engine
+        waits = f"-c lock_timeout={int(self.busy_seconds * 1000)} -c idle_in_transaction_session_timeout=60000"
+        return sa.create_engine(
+            self.url, pool_pre_ping=True, pool_timeout=self.busy_seconds,
+            connect_args={"connect_timeout": 10, "application_name": "tunesmith", "options": waits}, **options)
 
     def _in_this_process(self) -> None:
         """A forked child must not touch its parent's connections or wait for its parent's thread."""
@@ -94,25 +141,43 @@ class Database:
                 yield connection
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` inside a transaction of the writer thread; its result, once that is committed.
+        """Run `work` inside a transaction; its result, once that is committed.
 
-        `work` may run twice (when a neighbour breaks the shared transaction, whose effects are then undone).
+        `work` may run several times (when a neighbour breaks a shared transaction, or when two of them meet); only the
+        last one counts, the effects of the others are undone.
 
         Raises:
             StorageError: no space, read-only, or another process holds the lock for too long.
             Exception: whatever `work` raises; then nothing of it is stored.
         """
         self._in_this_process()
+        if not self.sqlite:
+            with storing(self.where):
+                return self._write_here(work)
         job = _Job(work, Future())
         with self._lock:
             if self._closed:
-                raise StorageError(f"{self.where}: the workspace was closed")
+                raise StorageError(f"{self.where}: {_CLOSED}")
             self._jobs.put(job)
             if self._writer is None:
                 self._writer = threading.Thread(target=self._write_loop, name="tunesmith-writer", daemon=True)
                 self._writer.start()
         with storing(self.where):
             return job.done.result()
+
+    def _write_here(self, work: Callable[[sa.Connection], T]) -> T:
+        """A transaction in this thread, again if it meets another one."""
+        for attempt in range(TRIES):
+            if self._closed:
+                break
+            try:
+                with self._writing.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if sqlstate(error) not in MEETINGS or attempt == TRIES - 1:
+                    raise
+            time.sleep(random.uniform(0, 0.01 * 2 ** attempt))
+        raise StorageError(f"{self.where}: {_CLOSED}")
 
     def close(self) -> None:
         """Finish what is queued and let go of the files."""
@@ -166,10 +231,14 @@ class Database:
         """Let the database look for damage in itself.
 
         Raises:
-            StorageError: there is some.
+            StorageError: there is some, or nobody answers there.
+            UserError: a PostgreSQL database that cannot hold every text.
         """
         with self.read() as connection:
-            if connection.dialect.name != "sqlite":
+            if not self.sqlite:
+                if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":
+                    raise UserError(f"the PostgreSQL database has the encoding {encoding}; make one with UTF8: "
+                                    "createdb --encoding UTF8 --template template0 NAME")
                 return
             found = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if found != "ok":
@@ -203,10 +272,14 @@ class Database:
         engine = self._engine(foreign_keys=False)
         with storing(self.where):
             with engine.begin() as connection:
+                alone(connection, "migration")
                 config.attributes["connection"] = connection
                 command.upgrade(config, to)
                 failpoint("migrated")
         engine.dispose()
+
+
+_CLOSED = "the workspace was closed"
 
 
 def _isolated(connection: sa.Connection, work: Callable[[sa.Connection], T]) -> tuple[T | None, BaseException | None]:

@@ -389,8 +389,8 @@ def _revision(c: sa.Connection, ranking: Ranking, own: list[Ranking]) -> Ranking
     if newest.id != old.id:
         raise Conflict("this verdict was changed already, in another tab or on another device", newest, ranking)
     if old.skipped and not ranking.skipped and not old.purpose:
-        sets = list(c.scalars(sa.select(db.members.c.open).where(db.members.c.group_id == ranking.group)))
-        if sets and not any(sets):
+        m = db.members.c
+        if c.scalar(sa.select(m.set_seq).where(m.group_id == ranking.group, ~OPEN, m.gold == "").limit(1)) is not None:
             raise Conflict("others have judged this group since you skipped it; it needs no more verdicts", old,
                            ranking)
     return replace(ranking, purpose=old.purpose)

@@ -2,6 +2,8 @@
 
     tunesmith.db   data/NAME/   adapters/NAME/VERSION/   runs/ID/   reports/
 
+Teams may keep the database in PostgreSQL instead; then `database.txt` stands for tunesmith.db and says so.
+
 Folders are published whole (see publish.py) before their database row is written. Opening a workspace gives a row to
 a folder that a crash left without one, so that nothing finished is ever lost and no version number is used twice.
 """
@@ -25,7 +27,7 @@ from tunesmith.errors import DataError, ModelError, NotFound, UserError, nearest
 from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record
 from tunesmith.store import tables as db
 from tunesmith.store.checks import split_version, valid_name
-from tunesmith.store.database import Database, insert_once, pack
+from tunesmith.store.database import Database, database_url, insert_once, pack
 from tunesmith.store.faults import storing
 from tunesmith.store.lineage import code_version
 from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
@@ -36,6 +38,9 @@ Kind = Literal["demonstrations", "prompts", "comparisons", "rankings"]
 RECORDS: dict[str, type[Record]] = {
     "demonstrations": Demonstration, "prompts": Prompt, "comparisons": AnswerGroup, "rankings": AnswerGroup}
 DATABASE = "tunesmith.db"
+ELSEWHERE = "database.txt"
+"""Lies in the folder of a workspace whose database is PostgreSQL, and names it without its password."""
+VARIABLE = "TUNESMITH_DATABASE"
 ROWS = "rows.jsonl"
 _MOUNTS = Path("/proc/mounts")
 _NETWORKS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "afs"}
@@ -95,32 +100,40 @@ class Workspace:
         self.root, self.database = root, database
 
     @classmethod
-    def open(cls, root: str | Path, busy_seconds: float = 10.0) -> Workspace:
+    def open(cls, root: str | Path, busy_seconds: float = 10.0, database: str = "") -> Workspace:
         """The workspace in a folder, made on first use.
 
+        Args:
+            database: URL of a PostgreSQL database that nothing else uses, else what TUNESMITH_DATABASE says; SQLite
+                in the folder if neither is given. A workspace stays where it was made.
+
         Raises:
-            UserError: a file, a folder full of something else, or a workspace of a newer version.
-            StorageError: read-only, no space, damaged, or locked by another process for `busy_seconds`.
+            UserError: a file, a folder full of something else, a workspace of a newer version or of another database.
+            MissingExtra: PostgreSQL without its driver.
+            StorageError: read-only, no space, damaged, locked by another process for `busy_seconds`, or no answer.
         """
         root = Path(root).expanduser()
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is a file; a workspace is a folder")
-        if root.is_dir() and not (root / DATABASE).exists() and _foreign(root):
+        if root.is_dir() and not any((root / name).exists() for name in (DATABASE, ELSEWHERE)) and _foreign(root):
             raise UserError(f"{root} is neither empty nor a workspace (no {DATABASE} in it); choose another folder")
         root = root.absolute()
         if kind := _network(root, _MOUNTS):
             raise UserError(f"{root} lies on a network file system ({kind}), where databases lose data; "
                             "choose a folder on a local disk")
+        url = _database_of(root, database or os.environ.get(VARIABLE, ""))
         with storing(root):
             root.mkdir(parents=True, exist_ok=True)
-        database = Database(f"sqlite:///{root / DATABASE}", root, busy_seconds)
+        opened = Database(url or f"sqlite:///{root / DATABASE}", root, busy_seconds)
         try:
-            database.check()
-            database.migrate()
-            workspace = cls(root, database)
+            opened.check()
+            opened.migrate()
+            if url:
+                write_atomically(root / ELSEWHERE, sa.make_url(url).render_as_string(hide_password=True) + "\n")
+            workspace = cls(root, opened)
             workspace._tidy()
         except BaseException:
-            database.close()
+            opened.close()
             raise
         return workspace
 
@@ -448,6 +461,24 @@ class Workspace:
             self.database.write(lambda c: insert_once(
                 c, db.adapters, {"name": path.parent.name, "version": int(path.name)},
                 {"about": pack(about), "created": about["created"]}))
+
+
+def _database_of(root: Path, wanted: str) -> str:
+    """The URL to open, empty for SQLite; a workspace is never opened on another database than its own."""
+    if wanted and (root / DATABASE).exists():
+        raise UserError(f"{root} has its database in {DATABASE}, not in PostgreSQL; unset {VARIABLE} or choose another "
+                        "folder with --workspace")
+    if not wanted and (root / ELSEWHERE).exists():
+        raise UserError(f"{root} has its database at {(root / ELSEWHERE).read_text().strip()}; give its URL, with "
+                        f"the password, in {VARIABLE}")
+    if not wanted:
+        return ""
+    url, there = database_url(wanted), root / ELSEWHERE
+    shown = sa.make_url(url).render_as_string(hide_password=True)
+    if there.exists() and there.read_text().strip() != shown:
+        raise UserError(f"{root} has its database at {there.read_text().strip()}, not at {shown}; set {VARIABLE} "
+                        f"right, or change {there} if the server moved")
+    return url
 
 
 def _foreign(root: Path) -> bool:

@@ -1,0 +1,26 @@
+"""The store's tests run on both databases; PostgreSQL's are skipped where there is none."""
+
+import pytest
+from postgres import Server
+
+from tunesmith.store.invariants import violations
+from tunesmith.store.workspace import VARIABLE, Workspace
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server of the tests' own."""
+    server = Server()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def workspace(request, tmp_path, monkeypatch):
+    """An empty workspace on each database; all rules hold in it when the test is over."""
+    if request.param == "postgres":
+        monkeypatch.setenv(VARIABLE, request.getfixturevalue("postgres").database())  # for child processes too
+    with Workspace.open(tmp_path / "ws") as w:
+        yield w
+        assert violations(w) == []
+
