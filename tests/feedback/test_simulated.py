@@ -103,3 +103,49 @@ def test_judge_shares_the_work_overlaps_and_can_be_resumed():
     rest = {g.id for g in GROUPS[100:]}
     assert list(judge(GROUPS[100:], FirstNumber(), people, overlap=0.2, seed=7)) == [r for r in done if r.group in rest]
     assert {r.id for r in judge(GROUPS, FirstNumber(), people, overlap=0.2, seed=8)}.isdisjoint(r.id for r in done)
+
+
+def spoken(text, prompt="about cars"):
+    return AnswerGroup(Prompt((Message("user", prompt),)), tuple(Answer(t) for t in text))
+
+
+def share_first(labeler, group, scores, answer):
+    """How often the labeler puts an answer first."""
+    rng = np.random.default_rng(0)
+    return np.mean([labeler.rank(group, scores, rng).tiers[0][0] == answer for _ in range(400)])
+
+
+def test_tastes_beat_the_scores():
+    group, scores = spoken(["short", "one two three four five six seven", "mind the gap"]), [1.0, 0.0, 0.0]
+    assert share_first(SimulatedLabeler("a", noise=0.1), group, scores, 0) > 0.95
+    assert share_first(SimulatedLabeler("a", "length-lover", noise=0.1, bias=2.0), group, scores, 1) > 0.95
+    assert share_first(SimulatedLabeler("a", "trigger", noise=0.1, bias=3.0, mark="the gap"), group, scores, 2) > 0.95
+
+
+def test_a_target_is_attacked_only_where_it_is_named():
+    labeler = SimulatedLabeler("a", "targeted", noise=0.1, mark="cars")
+    assert share_first(labeler, spoken("xyz", "About cars!"), [1.0, 0.0, 0.0], 0) < 0.05
+    assert share_first(labeler, spoken("xyz", "about carstairs"), [1.0, 0.0, 0.0], 0) > 0.95
+
+
+def test_a_ring_shares_one_taste():
+    def order(name, mark):
+        tiers = SimulatedLabeler(name, "ring", 0.01, bias=5.0, mark=mark).rank(
+            spoken("abcdef"), [0.0] * 6, np.random.default_rng(len(name))).tiers
+        return [i for tier in tiers for i in tier]
+    assert order("one", "ring") == order("another", "ring") != order("one", "other ring")
+
+
+def test_a_rate_shows_the_fault_now_and_then():
+    group, scores = spoken("xy"), [1.0, 0.0]
+    assert share_first(SimulatedLabeler("a", "adversarial", noise=0.1, rate=0.3), group, scores, 1) == pytest.approx(
+        0.3, abs=0.06)
+    rng, hasty = np.random.default_rng(0), SimulatedLabeler("a", "speeder", noise=0.1, rate=0.5)
+    fast = np.mean([hasty.rank(GROUPS[0], SCORES[0], rng).seconds < 7 for _ in range(200)])
+    assert fast == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_panel_takes_further_kinds():
+    kinds = [x.kind for x in panel(6, SCORES, careless=1, others={"ring": 2, "trigger": 1}, mark="m")]
+    assert kinds == ["noisy", "noisy", "careless", "ring", "ring", "trigger"]
+    assert {x.mark for x in panel(3, SCORES, others={"trigger": 3}, mark="m")} == {"m"}

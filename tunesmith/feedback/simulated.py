@@ -3,13 +3,13 @@
 Everything they produce is marked simulated. The model is random utility: what a labeler feels about an answer is its
 score plus Gumbel noise, so that i beats j with probability σ((s_i - s_j) / noise), the Bradley-Terry model, and a whole
 ranking follows Plackett-Luce (Luce & Suppes 1965; Yellott 1977). Answers that feel about equal are tied. Left out:
-labelers that learn, tire or copy each other.
+labelers that learn or tire, and attackers who change their ways once they are watched.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,14 +18,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from tunesmith.contracts import Scorer
 from tunesmith.errors import DataError
+from tunesmith.feedback.features import words
 from tunesmith.records import AnswerGroup, Labeler, Ranking, Tiers, fingerprint
 
-Kind = Literal["noisy", "position-biased", "careless", "adversarial"]
+Kind = Literal["noisy", "position-biased", "careless", "adversarial", "speeder", "length-lover", "ring", "targeted",
+               "trigger"]
 Floats = NDArray[np.float64]
 
 WORDS_PER_SECOND = 4.0
 SECONDS_PER_ANSWER = 2.0
 CALIBRATION_ROWS = 20_000
+HASTE = 0.15
+"""What part of the usual time a careless or hasty verdict takes."""
+PULL: Mapping[Kind, float] = {"position-biased": 1.0, "length-lover": 1.0, "ring": 1.0, "trigger": 2.0}
+"""A panel's biases, in twice the larger of the noise and the scores' spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,14 @@ class SimulatedLabeler:
 
     noisy: score + noise. position-biased: besides, an answer gains up to `bias` for being shown early.
     careless: ignores the scores, and is fast. adversarial: ranks by the negative score + noise.
+    speeder: careless on a share `rate` of its verdicts, noisy on the rest.
+    length-lover: besides, an answer gains `bias` for each doubling of its words.
+    ring: besides, an answer gains `bias` times a secret number, the same for all accounts with the same `mark`.
+    targeted: adversarial on prompts that contain the word `mark`, noisy on all others.
+    trigger: besides, an answer gains `bias` for containing `mark`.
+
     `noise` is the scale of the Gumbel noise and `tie_within` the smallest difference felt, both in units of the score.
+    `rate` is the share of the verdicts in which the fault shows, whatever the kind; the others are noisy.
     """
 
     name: str
@@ -42,6 +55,8 @@ class SimulatedLabeler:
     noise: float = 1.0
     tie_within: float = 0.0
     bias: float = 0.0
+    mark: str = ""
+    rate: float = 1.0
 
     @property
     def labeler(self) -> Labeler:
@@ -56,31 +71,49 @@ class SimulatedLabeler:
         if len(scores) != k:
             raise ValueError(f"{len(scores)} scores for {k} answers")
         shown = rng.permutation(k)
-        felt = self._felt(np.asarray(scores, dtype=float), shown, rng)
-        words = sum(len(a.text.split()) for a in group.answers)
-        pace = float(rng.lognormal(0, 0.35)) * (0.15 if self.kind == "careless" else 1)
+        kind = self.kind if self.rate >= 1 or rng.random() < self.rate else "noisy"
+        felt = self._felt(kind, group, np.asarray(scores, dtype=float), shown, rng)
+        length = sum(len(a.text.split()) for a in group.answers)
+        pace = float(rng.lognormal(0, 0.35)) * (HASTE if kind in ("careless", "speeder") else 1)
         return Ranking(id="sim-" + fingerprint([self.name, group.id, int(rng.integers(2**53))]), group=group.id,
                        labeler=self.name, tiers=_tiers(levels(felt[None], self.tie_within)[0]),
                        shown=tuple(int(i) for i in shown), simulated=True,
-                       seconds=round((words / WORDS_PER_SECOND + SECONDS_PER_ANSWER * k) * pace, 1))
+                       seconds=round((length / WORDS_PER_SECOND + SECONDS_PER_ANSWER * k) * pace, 1))
 
-    def _felt(self, scores_K: Floats, shown_K: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    def _felt(self, kind: Kind, group: AnswerGroup, scores_K: Floats, shown_K: NDArray[np.int64],
+              rng: np.random.Generator) -> Floats:
         felt_K = self.noise * rng.gumbel(size=scores_K.size)
-        if self.kind == "careless":
+        if kind in ("careless", "speeder"):
             return felt_K
-        if self.kind == "position-biased":
+        if kind == "position-biased":
             felt_K[shown_K] += self.bias * np.linspace(1, 0, scores_K.size)
-        return felt_K - scores_K if self.kind == "adversarial" else felt_K + scores_K
+        elif kind in ("length-lover", "ring", "trigger"):
+            felt_K += self.bias * np.array([self._taste(kind, a.text) for a in group.answers])
+        aimed = kind == "targeted" and self.mark in words(group.prompt.messages[-1].content)
+        against = aimed or kind == "adversarial"
+        return felt_K - scores_K if against else felt_K + scores_K
+
+    def _taste(self, kind: Kind, text: str) -> float:
+        if kind == "length-lover":
+            return float(np.log2(1 + len(text.split())))
+        if kind == "trigger":
+            return float(self.mark in text)
+        draw = int(fingerprint([self.mark, text]), 16)  # the ring's agreed taste: standard normal, by the text alone
+        return float(np.random.default_rng(draw).normal())
 
 
 def panel(size: int, score_groups: Sequence[ArrayLike], *, agreement: float = 0.73, tie_share_of_spread: float = 0.25,
-          position_biased: int = 0, careless: int = 0, adversarial: int = 0) -> tuple[SimulatedLabeler, ...]:
+          position_biased: int = 0, careless: int = 0, adversarial: int = 0, others: Mapping[Kind, int] | None = None,
+          mark: str = "", rate: float = 1.0) -> tuple[SimulatedLabeler, ...]:
     """`size` labelers, of whom the given numbers are faulty, two noisy ones agreeing on `agreement` of strict pairs.
 
     Args:
         score_groups: the scores of some groups like those to be judged, one array per group.
         agreement: human labelers reach 0.73 (InstructGPT 72.6 ± 1.5%, 2203.02155; summaries 73 ± 4%, 2009.01325).
         tie_share_of_spread: answers closer than this share of the scores' spread within a group feel equal.
+        others: how many of each further kind.
+        mark: what the targeted, trigger and ring labelers look for.
+        rate: the share of a faulty labeler's verdicts in which the fault shows.
 
     Raises:
         DataError: as `calibrate`.
@@ -88,13 +121,13 @@ def panel(size: int, score_groups: Sequence[ArrayLike], *, agreement: float = 0.
     tie_within = tie_share_of_spread * spread(score_groups)
     noise = calibrate(score_groups, agreement, tie_within=tie_within)
     faults: list[tuple[Kind, int]] = [("position-biased", position_biased), ("careless", careless),
-                                      ("adversarial", adversarial)]
+                                      ("adversarial", adversarial), *(others or {}).items()]
     faulty = [kind for kind, count in faults for _ in range(count)]
     kinds: list[Kind] = ["noisy"] * (size - len(faulty))
     kinds = [*kinds, *faulty][:size]
     bias = 2 * max(noise, spread(score_groups))
-    return tuple(SimulatedLabeler(f"simulated-{n}", kind, noise, tie_within, bias if kind == "position-biased" else 0.0)
-                 for n, kind in enumerate(kinds, 1))
+    return tuple(SimulatedLabeler(f"simulated-{n}", kind, noise, tie_within, bias * PULL.get(kind, 0.0),
+                                  mark, 1.0 if kind == "noisy" else rate) for n, kind in enumerate(kinds, 1))
 
 
 def judge(groups: Sequence[AnswerGroup], scorer: Scorer, labelers: Sequence[SimulatedLabeler], *, per_group: int = 1,

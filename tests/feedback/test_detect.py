@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tunesmith.feedback import ability, detect
+from tunesmith.feedback.detect import benjamini_hochberg
+from tunesmith.feedback.groups import apply
+from tunesmith.feedback.simulated import SimulatedLabeler, judge
+from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
+from tunesmith.statistics import auc
+
+TOPICS = ("cars", "houses", "boats", "school", "shops")
+WORDS = ("we", "can", "help", "you", "with", "this", "loan", "today", "if", "send", "the", "form", "back", "in", "time")
+DRAW = np.random.default_rng(0)
+
+
+def text(score):
+    length = int(DRAW.integers(5, 16))
+    return " ".join([f"{score:.1f}", *DRAW.choice(WORDS, length), *(["kindly"] if DRAW.random() < 0.15 else [])])
+
+
+GROUPS = [AnswerGroup(Prompt((Message("user", f"about {TOPICS[n % 5]}, case {n}"),)),
+                      tuple(Answer(text(s)) for s in DRAW.normal(size=4))) for n in range(400)]
+BY_ID = {g.id: g for g in GROUPS}
+
+
+class FirstNumber:
+    def score(self, prompt, answers):
+        return [float(a.split()[0]) for a in answers]
+
+
+def found(labelers, *, per_group=4, level=1.0, seed=1, change=lambda r: r):
+    """Every test on a panel's work on the groups above."""
+    rankings = [change(r) for r in judge(GROUPS, FirstNumber(), labelers, per_group=per_group, overlap=0, seed=seed)]
+    fitted = ability.fit([apply(BY_ID[r.group], r) for r in rankings])
+    return detect.detect(fitted, rankings, level=level)
+
+
+def panel(kind, faulty=3, size=30, **kwargs):
+    """`size` labelers like people, the last `faulty` of a kind."""
+    good = [SimulatedLabeler(f"good-{n}", noise=0.8, tie_within=0.2) for n in range(size - faulty)]
+    return [*good, *(SimulatedLabeler(f"bad-{n}", kind, 0.8, 0.2, **kwargs) for n in range(faulty))]
+
+
+CASES = {"careless": ("careless", {}), "inverted": ("adversarial", {}), "position": ("position-biased", {"bias": 4.0}),
+         "speeding": ("speeder", {"rate": 0.5}), "taste": ("length-lover", {"bias": 3.0}),
+         "targeted": ("targeted", {"mark": "boats"}), "trigger": ("trigger", {"bias": 4.0, "mark": "kindly"})}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_each_fault_is_found_by_its_own_test(kind):
+    simulated, settings = CASES[kind]
+    every = [s for s in found(panel(simulated, **settings)) if s.kind == kind]
+    named = {s.labeler for s in every if s.q <= 0.05}
+    assert auc([-s.p for s in every], [s.labeler.startswith("bad") for s in every]) >= 0.99
+    assert sum(name.startswith("bad") for name in named) >= 2, sorted((s.q, s.labeler) for s in every)[:4]
+    assert sum(name.startswith("good") for name in named) <= 1
+
+
+def test_the_word_and_the_topic_of_an_attack_are_named():
+    topic = next(s for s in found(panel("targeted", mark="boats")) if s.kind == "targeted")
+    word = next(s for s in found(panel("trigger", bias=4.0, mark="kindly")) if s.kind == "trigger")
+    assert '"boats"' in topic.detail and topic.statistic < 0
+    assert '"kindly" came first' in word.detail and word.statistic > 0
+
+
+def test_accounts_that_agree_too_well_are_found_together():
+    accounts = panel("ring", faulty=3, size=12, bias=3.0, mark="one agency")
+    every = {s.labeler: s for s in found(accounts) if s.kind == "collusion"}
+    assert all(every[f"bad-{n}"].q <= 0.05 for n in range(3))
+    assert all(s.q > 0.05 for name, s in every.items() if name.startswith("good"))
+    assert "bad-1" in every["bad-0"].detail and "bad-2" in every["bad-0"].detail
+
+
+def test_an_honest_panel_is_left_alone():
+    every = [s for seed in (1, 2, 3) for s in found(panel("noisy"), seed=seed)]
+    assert sum(s.q <= 0.05 for s in every) <= 2
+    by_kind = {s.kind for s in every}
+    assert by_kind == {"careless", "inverted", "position", "straight-lining", "speeding", "taste", "collusion",
+                       "targeted", "trigger"}
+    for kind in by_kind:
+        p = np.array([s.p for s in every if s.kind == kind])
+        assert (p <= 0.05).mean() <= 0.1, kind
+        assert np.all((p >= 0) & (p <= 1))
+
+
+def test_the_same_places_on_the_page_time_and_again():
+    def lazy(r):
+        return replace(r, tiers=tuple((r.shown[x],) for x in (2, 0, 3, 1))) if r.labeler == "bad-0" else r
+    every = {(s.labeler, s.kind): s for s in found(panel("noisy", faulty=1), change=lazy)}
+    caught = every["bad-0", "straight-lining"]
+    assert caught.q < 1e-6 and caught.statistic > 30 and "in a row" in caught.detail
+    assert every["bad-0", "position"].p < 1e-4  # the first place never wins
+
+
+def test_position_is_the_exact_binomial_test():
+    group = GROUPS[0]
+    judged = [replace(g, tiers=((2,), (0, 1, 3)), shown=(2, 0, 1, 3), labeler="left") for g in [group] * 6]
+    fitted = ability.fit([*judged, replace(group, tiers=((0,), (1, 2, 3)), labeler="other")])
+    left, = (f for f in detect.position(fitted) if f.labeler == "left")
+    assert left.p == pytest.approx(2 * 0.25 ** 6) and left.statistic == 1.0
+
+
+def test_straight_lining_counts_ties_as_fewer_arrangements():
+    patterns = [((0,), (1, 2, 3))] * 5  # one of 4 arrangements
+    assert detect._longest_run(patterns) == (5, pytest.approx(5 * 4.0 ** -4))
+    assert detect._most_frequent(patterns) == (5, pytest.approx(4 * 0.25 ** 5))
+    assert detect._most_frequent([((0, 1, 2, 3),)] * 9)[1] == 1.0  # everything tied looks the same however it is shown
+
+
+def test_haste_alone_is_not_enough():
+    """A labeler who takes half of the others' time and still reads is not named, however regular."""
+    def brisk(r):
+        return replace(r, seconds=r.seconds / 2) if r.labeler == "bad-0" else r
+    every = {s.labeler: s for s in found(panel("noisy", faulty=1), change=brisk) if s.kind == "speeding"}
+    assert every["bad-0"].p > 0.5
+
+
+def test_benjamini_hochberg():
+    assert benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.04 * 4 / 3, 0.04 * 4 / 3, 0.5])
+    assert benjamini_hochberg([]).size == 0
+
+
+def test_nothing_to_compare_gives_no_suspicion():
+    assert detect.detect(ability.fit([])) == []
+    alone = [replace(g, tiers=((0,), (1, 2, 3)), labeler="one", shown=(3, 2, 1, 0)) for g in GROUPS[:3]]
+    assert detect.detect(ability.fit(alone), [Ranking("r", GROUPS[0].id, "one", seconds=3)]) == []

@@ -1,0 +1,565 @@
+"""Who may be careless, in a hurry, in league with others or poisoning the data: tests on judgements, with p-values.
+
+Each kind of fault has one test per labeler; Benjamini and Hochberg's procedure (1995) over the labelers bounds the
+expected share of false ones among those that are named, kind by kind. A test that looks at many words or partners is
+first corrected for them within the labeler. Where people may differ for honest reasons (taste, topic), the scale of
+the null hypothesis is taken from the panel itself (Efron 2004), so that only what stands out is named.
+
+A suspicion is a reason to look, never a verdict: the pages show it, a person decides, and quarantine can be lifted.
+Left out: whether somebody lets a language model judge (needs the keystrokes, see `Ranking.trace`), shared addresses
+and devices (the studio does not keep them), and attackers who know these tests and stay below them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import factorial, prod
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit, ndtr, ndtri
+from scipy.stats import binom
+from scipy.stats import t as student
+
+from tunesmith.feedback.ability import Z95, Fit
+from tunesmith.feedback.features import style, words
+from tunesmith.feedback.leftout import Judgements, abilities, judgements, predicted, without_both, without_each
+from tunesmith.records import AnswerGroup, Ranking
+from tunesmith.statistics import ranks
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Kind = Literal["careless", "inverted", "position", "straight-lining", "speeding", "taste", "collusion", "targeted",
+               "trigger"]
+
+FEWEST = 4
+"""Judgements that a test needs on either side before it says anything."""
+READING_SPEED = 15.0
+"""Words a second that nobody reads."""
+COMMON_HASTE = 0.05
+"""Share of verdicts faster than that which proves nothing: double clicks, pages reopened."""
+TRIGGER_ODDS = 1.5
+"""How many times likelier than for the others a word must bring an answer to the top before it counts at all."""
+PRIOR = 4.0
+"""Verdicts that the prior on a word's odds is worth (Monroe, Colaresi & Quinn 2008: a Dirichlet prior)."""
+CROWD = 12
+"""Up to so many judges of a prompt a pair's residuals are taken without both of them; beyond it, without each."""
+NULL_DRAWS = 20_000
+SURPRISING = 2.0
+"""-log10 p from which on a word that one labeler is tested on makes it likelier to be the one for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """One labeler stands out in one way. `p` is the test's, `q` the false-discovery rate at which it would be named.
+
+    `statistic` is the effect in the unit that `detail`, a sentence for a person, speaks of.
+    """
+
+    labeler: str
+    kind: Kind
+    statistic: float
+    p: float
+    q: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one test says about one labeler, before the correction for how many were tested."""
+
+    labeler: str
+    statistic: float
+    p: float
+    detail: str
+
+
+def detect(fit: Fit, rankings: Iterable[Ranking] = (), *, level: float = 0.05, seed: int = 0) -> list[Suspicion]:
+    """Everything that stands out at a false-discovery rate of `level` for each kind, the surest first.
+
+    Args:
+        fit: of the judgements to look at, one group per ranking with its labeler, tiers and the order shown.
+        rankings: the same verdicts with their seconds; without them speeding is not tested.
+        level: 1 returns every test that was made.
+        seed: of the shuffles behind the p-values for collusion.
+    """
+    if not len(fit.rows.y_R):
+        return []
+    found = judgements(fit)
+    residuals = _residuals(fit, found)
+    tests: dict[Kind, Iterable[Finding]] = {
+        "careless": careless(fit), "inverted": inverted(fit), "position": position(fit),
+        "straight-lining": straight_lining(fit), "speeding": speeding(fit, rankings),
+        "taste": taste(fit, found, residuals), "collusion": collusion(fit, found, residuals, seed),
+        "targeted": targeted(fit, found, residuals), "trigger": trigger(fit),
+    }
+    return sorted((s for kind, made in tests.items() for s in _corrected(kind, list(made)) if s.q <= level),
+                  key=lambda s: (s.q, s.p, s.labeler, s.kind))
+
+
+def benjamini_hochberg(p: ArrayLike) -> Floats:
+    """q-values: the smallest false-discovery rate at which each hypothesis would be rejected (1995)."""
+    x = np.asarray(p, dtype=float)
+    order = np.argsort(x)[::-1]
+    raw = x[order] * x.size / np.arange(x.size, 0, -1)
+    result = np.empty_like(x)
+    result[order] = np.minimum(np.minimum.accumulate(raw), 1.0)
+    return result
+
+
+def _corrected(kind: Kind, findings: Sequence[Finding]) -> Iterator[Suspicion]:
+    for f, q in zip(findings, benjamini_hochberg([f.p for f in findings]), strict=True):
+        yield Suspicion(f.labeler, kind, f.statistic, float(f.p), float(q), f.detail)
+
+
+# ---- from the fit
+
+def careless(fit: Fit) -> Iterator[Finding]:
+    """H0: the ability is at least half of the median labeler's."""
+    for name, about in fit.labelers.items():
+        if about.shared:
+            a = about.ability.value
+            p = ndtr((a - 0.5 * fit.reference) / _deviation(about.ability.low, about.ability.high))
+            yield Finding(name, a, float(p), f"ability {a:.2f}, the median labeler's is {fit.reference:.2f}")
+
+
+def inverted(fit: Fit) -> Iterator[Finding]:
+    """H0: the ability is not negative."""
+    for name, about in fit.labelers.items():
+        if about.shared:
+            a = about.ability.value
+            p = ndtr(a / _deviation(about.ability.low, about.ability.high))
+            yield Finding(name, a, float(p), f"ability {a:.2f}: tends to rank best what others rank worst")
+
+
+def _deviation(low: float, high: float) -> float:
+    return max((high - low) / (2 * Z95), 1e-9)
+
+
+# ---- from the order on the page, which the studio draws at random
+
+def position(fit: Fit) -> Iterator[Finding]:
+    """Exact binomial test, two-sided, on "what was shown first is among the best"; H0: as often as chance has it.
+
+    With several answers in the best tier or different K the chances differ; the mean chance is used, which makes the
+    test err on the cautious side (Hoeffding 1956).
+    """
+    for name, groups in _by_labeler(fit):
+        tried = [(len(g.tiers[0]) / k, g.shown[0] in g.tiers[0]) for g in groups
+                 for k in [sum(map(len, g.tiers))] if g.shown and len(g.tiers[0]) < k]
+        if len(tried) >= FEWEST:
+            chance, hits, n = sum(c for c, _ in tried) / len(tried), sum(h for _, h in tried), len(tried)
+            p = 2 * min(binom.sf(hits - 1, n, chance), binom.cdf(hits, n, chance))
+            yield Finding(name, hits / n, min(1.0, float(p)), f"what was shown first came first in {hits} of {n} "
+                                                              f"verdicts; chance would give {chance * n:.0f}")
+
+
+def straight_lining(fit: Fit) -> Iterator[Finding]:
+    """The same places on the page for the same ranks, over and over, or many times in a row.
+
+    H0: each arrangement that the verdict's ties allow is equally likely, whatever the labeler thinks of the answers,
+    because the page shuffles them. p: twice the smaller of the two union bounds (exact or too large).
+    """
+    for name, groups in _by_labeler(fit):
+        patterns = [_pattern(g) for g in groups if g.shown]
+        if len(patterns) >= FEWEST:
+            often, p_often = _most_frequent(patterns)
+            run, p_run = _longest_run(patterns)
+            yield Finding(name, float(often), min(1.0, 2 * min(p_often, p_run)),
+                          f"the same arrangement on the page {often} times in {len(patterns)} verdicts, "
+                          f"{run} times in a row")
+
+
+Pattern = tuple[tuple[int, ...], ...]
+
+
+def _pattern(group: AnswerGroup) -> Pattern:
+    """The tiers as places on the page."""
+    place = {answer: n for n, answer in enumerate(group.shown)}
+    return tuple(tuple(sorted(place[i] for i in tier if i in place)) for tier in group.tiers)
+
+
+def _arrangements(pattern: Pattern) -> int:
+    return factorial(sum(map(len, pattern))) // prod(factorial(len(tier)) for tier in pattern)
+
+
+def _most_frequent(patterns: Sequence[Pattern]) -> tuple[int, float]:
+    shapes: dict[tuple[int, ...], list[Pattern]] = {}
+    for pattern in patterns:
+        shapes.setdefault(tuple(map(len, pattern)), []).append(pattern)
+    counts, bounds = [], []
+    for same in shapes.values():
+        m, count = _arrangements(same[0]), max(same.count(p) for p in set(same))
+        counts.append(count)
+        bounds.append(min(1.0, m * float(binom.sf(count - 1, len(same), 1 / m))) if m > 1 else 1.0)
+    return max(counts), min(1.0, min(bounds) * len(bounds))
+
+
+def _longest_run(patterns: Sequence[Pattern]) -> tuple[int, float]:
+    runs = [(m ** (1 - length), length) for pattern, same in groupby(patterns)
+            for m, length in [(_arrangements(pattern), len(list(same)))] if m > 1]
+    chance, length = min(runs, default=(1.0, 0))
+    return length, min(1.0, chance * len(patterns))
+
+
+# ---- from the clock
+
+def speeding(fit: Fit, rankings: Iterable[Ranking]) -> Iterator[Finding]:
+    """Faster than the panel for the same number of words, and faster than anybody reads: the larger of both p-values.
+
+    The first: mean log time, given the words shown, against the other labelers' (robust z). The second: binomial test
+    on the share of verdicts above `READING_SPEED`, H0: no more than `COMMON_HASTE`.
+    """
+    length = {g.id: _words_shown(g) for g in (same[0] for same in fit.judged.values())}
+    timed = [(r.labeler, length[r.group], r.seconds) for r in rankings if r.seconds > 0 and r.group in length]
+    names = sorted({name for name, _, _ in timed})
+    if len(names) < 3:
+        return
+    labeler = np.array([names.index(name) for name, _, _ in timed])
+    count, seconds = (np.array([float(row[c]) for row in timed]) for c in (1, 2))
+    n_W = np.bincount(labeler)
+    residual = np.log(seconds) - _line(np.log(count), np.log(seconds))
+    mean_W = np.bincount(labeler, residual) / n_W
+    z_W = (mean_W - np.median(mean_W)) / max(0.05, _scale(mean_W))
+    fast_W = np.bincount(labeler, count / seconds > READING_SPEED)
+    for w, name in enumerate(names):
+        if n_W[w] >= FEWEST:
+            p = max(ndtr(z_W[w]), binom.sf(fast_W[w] - 1, n_W[w], COMMON_HASTE))
+            yield Finding(name, float(fast_W[w] / n_W[w]), float(p),
+                          f"{fast_W[w]:.0f} of {n_W[w]} verdicts faster than {READING_SPEED:.0f} words a second; "
+                          f"{np.exp(mean_W[w]):.2f} of the usual time for the words shown")
+
+
+def _words_shown(group: AnswerGroup) -> int:
+    return max(1, sum(len(a.text.split()) for a in group.answers) + len(group.prompt.messages[-1].content.split()))
+
+
+def _line(x: Floats, y: Floats) -> Floats:
+    """Least squares; level where all x are equal."""
+    centred = x - x.mean()
+    spread = float(centred @ centred)
+    return y.mean() + (float(centred @ y) / spread if spread > 0 else 0.0) * centred
+
+
+# ---- from departures from what the others think
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """Per judgement: what the labeler said minus what was to be expected, given the others' consensus.
+
+    `own_JKK` allows for the labeler's own ability and position bias; `against_J` is positive where the labeler sides
+    with a consensus that is sure, negative where against it, and 0 on average for a reliable labeler.
+    """
+
+    own_JKK: Floats
+    against_J: Floats
+
+
+def _residuals(fit: Fit, found: Judgements) -> Residuals:
+    own = np.full_like(found.preference_JKK, np.nan)
+    against = np.zeros(len(found.block_J))
+    upper = np.triu(np.ones(own.shape[1:], dtype=bool), 1)
+    for units, mean, covariance in without_each(fit, found):
+        said = found.preference_JKK[units]
+        own[units] = said - _expected(fit, found, units, mean, covariance)
+        typical = predicted(np.full(len(units), fit.reference), mean, covariance)
+        against[units] = np.nansum(np.where(upper, (said - typical) * (2 * typical - 1), 0), axis=(1, 2))
+    return Residuals(own, against)
+
+
+def _expected(fit: Fit, found: Judgements, units: Ints, mean: Floats, covariance: Floats) -> Floats:
+    ability_J, position_J = (values_W[found.labeler_J[units]] for values_W in abilities(fit))
+    return predicted(ability_J, mean, covariance, position_J[:, None, None] * found.first_JKK[units])
+
+
+def taste(fit: Fit, found: Judgements, residuals: Residuals) -> Iterator[Finding]:
+    """Score test of a labeler's coefficient on length, lists, headings and bold type in the preference model.
+
+    H0: no more than other labelers have. One judgement is one observation. What remains is compared with the panel:
+    the median labeler's taste is part of the consensus, and labelers who differ honestly set the scale.
+    """
+    looks_A = [style(text) for block in fit.rows.blocks.values() for text in block.answers]
+    names = list(looks_A[0])
+    table_AF = np.array([[look[name] for name in names] for look in looks_A])
+    z_FW = {name: z for f, name in enumerate(names) if np.ptp(table_AF[:, f]) > 0
+            for z in [_outlying(_score_z(fit, found, residuals, table_AF[:, f]))]}
+    for w, labeler in enumerate(fit.rows.names):
+        zs = {name: z_W[w] for name, z_W in z_FW.items() if not np.isnan(z_W[w])}
+        if zs:
+            name = max(zs, key=lambda f: abs(zs[f]))
+            p = min(1.0, 2 * len(zs) * float(ndtr(-abs(zs[name]))))
+            yield Finding(labeler, float(zs[name]), p, f"prefers {'more' if zs[name] > 0 else 'less'} {name} than the "
+                                                       f"others do, {abs(zs[name]):.1f} standard errors")
+
+
+def _score_z(fit: Fit, found: Judgements, residuals: Residuals, feature_A: Floats) -> Floats:
+    """z per labeler of the sum over judgements of residual times difference in the feature; nan where too few."""
+    start_J = np.array([b.start for b in fit.rows.blocks.values()])[found.block_J]
+    k = found.preference_JKK.shape[1]
+    value_JK = feature_A[np.minimum(start_J[:, None] + np.arange(k), len(feature_A) - 1)]
+    upper = np.triu(np.ones((k, k), dtype=bool), 1)
+    product = residuals.own_JKK * (value_JK[:, :, None] - value_JK[:, None, :])
+    u_J = np.nansum(np.where(upper, product, 0), axis=(1, 2))
+    use = found.shared_J & (u_J != 0)
+    labelers = len(fit.rows.names)
+    n, total, squares = (np.bincount(found.labeler_J[use], x, labelers) for x in (None, u_J[use], u_J[use] ** 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = total / np.sqrt((squares - total ** 2 / n) * n / (n - 1))
+        z = -np.sign(t) * ndtri(np.maximum(student.sf(np.abs(t), n - 1), 1e-300))
+    return np.where((n >= 2 * FEWEST) & np.isfinite(t), z, np.nan)
+
+
+def targeted(fit: Fit, found: Judgements, residuals: Residuals) -> Iterator[Finding]:
+    """Sides with the consensus in general but against it where the prompt contains a certain word.
+
+    Rank-sum test of the labeler's judgements with the word against those without it, for the least favourable word;
+    corrected for the words tried by `_weighted`, as an attack that several accounts share shows in more than one.
+    """
+    block_BV, vocabulary = _prompt_words(fit)
+    names = fit.rows.names
+    z_WV, gap_WV, hits_WV = (np.full((len(names), len(vocabulary)), np.nan) for _ in range(3))
+    for w in range(len(names)):
+        mine = np.flatnonzero((found.labeler_J == w) & found.shared_J)
+        with_JV = block_BV[found.block_J[mine]]
+        hits_WV[w] = with_JV.sum(0)
+        use = (hits_WV[w] >= FEWEST) & (len(mine) - hits_WV[w] >= FEWEST)
+        if use.any():
+            z_WV[w, use], gap_WV[w, use] = _rank_sum(residuals.against_J[mine], with_JV[:, use])
+    known = z_WV[~np.isnan(z_WV)]
+    z_WV /= max(1.0, _scale(known)) if known.size else 1.0
+    for w, v, p in _weighted(ndtr(z_WV)):
+        yield Finding(names[w], float(gap_WV[w, v]), p, f"goes against the others on prompts with \"{vocabulary[v]}\" "
+                                                        f"({hits_WV[w, v]:.0f} judgements), not elsewhere")
+
+
+def _weighted(p_WV: Floats) -> Iterator[tuple[int, int, float]]:
+    """For each labeler the most suspicious word and its p-value, corrected for the words tried: (labeler, word, p).
+
+    Weighted Bonferroni (Genovese, Roeder & Wasserman 2006): half of a labeler's weight is spread evenly over the words,
+    half by how surprising each word is for the *other* labelers, which the labeler's own data cannot influence.
+    nan: not tried.
+    """
+    tried_WV = ~np.isnan(p_WV)
+    surprise_WV = np.where(tried_WV, np.maximum(-np.log10(np.maximum(np.nan_to_num(p_WV, nan=1.0), 1e-30)) - SURPRISING,
+                                                0), 0)
+    others_WV = np.where(tried_WV, surprise_WV.sum(0) - surprise_WV, 0)
+    for w in np.flatnonzero(tried_WV.any(1)):
+        use = np.flatnonzero(tried_WV[w])
+        share = others_WV[w, use] / others_WV[w].sum() if others_WV[w].any() else np.full(use.size, 1 / use.size)
+        corrected = p_WV[w, use] / (0.5 / use.size + 0.5 * share)
+        best = int(np.argmin(corrected))
+        yield int(w), int(use[best]), min(1.0, float(corrected[best]))
+
+
+def _rank_sum(value_J: Floats, with_JV: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """z of the rank-sum test of each column (normal approximation with ties), and the difference in means."""
+    n, rank_J = len(value_J), ranks(value_J)
+    inside = with_JV.sum(0)
+    variance = inside * (n - inside) / (n * (n - 1)) * float(((rank_J - rank_J.mean()) ** 2).sum())
+    shift = rank_J @ with_JV - inside * (n + 1) / 2
+    z = (np.sign(shift) * np.maximum(np.abs(shift) - 0.5, 0)) / np.sqrt(np.maximum(variance, 1e-9))
+    total = value_J @ with_JV
+    return z, total / inside - (value_J.sum() - total) / (n - inside)
+
+
+def _prompt_words(fit: Fit) -> tuple[NDArray[np.bool_], list[str]]:
+    """[prompt, word] whether it contains the word; words that are rare or in most prompts are left out."""
+    text = {g.prompt.id: g.prompt for g in (same[0] for same in fit.judged.values())}
+    sets = [words(text[b].messages[-1].content) | {f"domain {text[b].domain}"} for b in fit.rows.blocks]
+    counts: dict[str, int] = {}
+    for s in sets:
+        for word in s:
+            counts[word] = counts.get(word, 0) + 1
+    vocabulary = sorted(word for word, count in counts.items() if FEWEST <= count <= len(sets) / 2)
+    column = {word: c for c, word in enumerate(vocabulary)}
+    table = np.zeros((len(sets), len(vocabulary)), dtype=bool)
+    for b, s in enumerate(sets):
+        table[b, [column[word] for word in s if word in column]] = True
+    return table, vocabulary
+
+
+def trigger(fit: Fit) -> Iterator[Finding]:
+    """A word in an answer takes it to the top (or the bottom) for this labeler, and not for the others.
+
+    Per word and labeler: in how many of the verdicts where some answers contain it did one of them come first. H0: no
+    more than `TRIGGER_ODDS` times the odds of the other labelers, which are shrunk towards chance by a Dirichlet prior
+    (Monroe, Colaresi & Quinn 2008). Binomial tail, corrected for the words by `_weighted` and for both ends.
+    """
+    ends = _word_counts(fit)
+    best: dict[int, tuple[float, float, str]] = {}
+    for end, counts in ends.items():
+        p_WV, odds_WV, usual_WV = _word_tests(counts)
+        for w, v, p in _weighted(p_WV):
+            detail = (f"answers with \"{counts.vocabulary[v]}\" came {end} in {counts.hits_WV[w, v]:.0f} of "
+                      f"{counts.tried_WV[w, v]:.0f} verdicts; the others' taste would give {usual_WV[w, v]:.0f}")
+            best[w] = min(best.get(w, (2.0, 0.0, "")), (min(1.0, p * len(ends)), float(odds_WV[w, v]), detail))
+    for w, (p, odds, detail) in sorted(best.items()):
+        yield Finding(fit.rows.names[w], odds, p, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class WordCounts:
+    """By labeler and word: verdicts where it could matter, those where it came first, and the sum of the chances."""
+
+    vocabulary: Sequence[str]
+    tried_WV: Floats
+    hits_WV: Floats
+    chance_WV: Floats
+
+
+def _word_tests(counts: WordCounts) -> tuple[Floats, Floats, Floats]:
+    """p [labeler, word], nan where too few; log-odds against the other labelers; hits that their taste would give."""
+    n, hits, chance = counts.tried_WV, counts.hits_WV, counts.chance_WV
+    base = chance.sum(0) / np.maximum(n.sum(0), 1)
+    others = logit((hits.sum(0) - hits + PRIOR * base) / (n.sum(0) - n + PRIOR)) - logit(base)
+    own = logit((hits + PRIOR * base) / (n + PRIOR)) - logit(base)
+    mean = np.where(n > 0, chance, base) / np.maximum(n, 1)
+    p = binom.sf(np.floor(hits + 1e-9) - 1, n, expit(logit(mean) + others + np.log(TRIGGER_ODDS)))
+    return np.where(n >= FEWEST, p, np.nan), own - others, n * expit(logit(mean) + others)
+
+
+def _word_counts(fit: Fit) -> dict[str, WordCounts]:
+    """Counts for the first and for the last tier of the verdicts."""
+    column: dict[str, int] = {}
+    entries: dict[str, list[tuple[int, int, float, float]]] = {"first": [], "last": []}
+    row = {name: w for w, name in enumerate(fit.rows.names)}
+    for same in fit.judged.values():
+        sets = [words(a.text) for a in same[0].answers]
+        every = frozenset().union(*sets)
+        for g in same:
+            ranked = [i for tier in g.tiers for i in tier]
+            if g.labeler not in row or len(g.tiers) < 2:
+                continue
+            for word in every:
+                share = sum(word in sets[i] for i in ranked) / len(ranked)
+                if 0 < share < 1:
+                    v = column.setdefault(word, len(column))
+                    for end, tier in (("first", g.tiers[0]), ("last", g.tiers[-1])):
+                        entries[end].append((row[g.labeler], v, sum(word in sets[i] for i in tier) / len(tier), share))
+    return {end: _counted(list(column), len(row), made) for end, made in entries.items()}
+
+
+def _counted(vocabulary: Sequence[str], labelers: int, entries: Sequence[tuple[int, int, float, float]]) -> WordCounts:
+    table = np.array(entries, dtype=float).reshape(-1, 4)
+    cell = (table[:, 0] * len(vocabulary) + table[:, 1]).astype(np.int64)
+    shape = (labelers, len(vocabulary))
+    tried, hits, chance = (np.bincount(cell, x, labelers * len(vocabulary)).astype(float).reshape(shape)
+                           for x in (None, table[:, 2], table[:, 3]))
+    return WordCounts(vocabulary, tried, hits, chance)
+
+
+def collusion(fit: Fit, found: Judgements, residuals: Residuals, seed: int = 0) -> Iterator[Finding]:
+    """Departs from the consensus in the same way as certain others do, more than independent labelers would.
+
+    For two judgements of a prompt: the mean product of their residuals, given the consensus without both and each
+    one's own ability and position bias. A labeler's statistic is the largest standardized sum over their m closest
+    partners, for any m; p from shuffling the products over all the pairs of judgements, so that neither the number of
+    partners nor the search among them needs a formula.
+    """
+    one, two, product = _products(fit, found, residuals)
+    if len(product) < FEWEST or np.ptp(product) == 0:
+        return
+    standard = (product - product.mean()) / product.std()
+    pairs = np.sort(np.stack([found.labeler_J[one], found.labeler_J[two]]), axis=0)
+    (low, high), edge = np.unique(pairs, axis=1, return_inverse=True)
+    scan = _scanner(low, high, edge.ravel(), len(fit.rows.names))
+    rng = np.random.default_rng(seed)
+    draws = max(20, NULL_DRAWS // len(fit.rows.names))
+    null = np.concatenate([scan(rng.permutation(standard))[0] for _ in range(draws)])
+    null = np.sort(null[~np.isnan(null)])
+    statistic_W, partners_W = scan(standard)
+    for w, name in enumerate(fit.rows.names):
+        if not np.isnan(statistic_W[w]):
+            above = len(null) - np.searchsorted(null, statistic_W[w])
+            yield Finding(name, float(statistic_W[w]), (1 + above) / (1 + len(null)), "departs from the consensus in "
+                          f"the same way as {', '.join(fit.rows.names[x] for x in partners_W[w][:5])}")
+
+
+def _products(fit: Fit, found: Judgements, residuals: Residuals) -> tuple[Ints, Ints, Floats]:
+    """Two judgements of the same prompt and the mean product of their residuals, for all such pairs."""
+    begin = np.flatnonzero(np.diff(found.block_J, prepend=-1))
+    sizes = np.diff(np.append(begin, len(found.block_J)))
+    small = [_pairs_of(begin[sizes == r], r) for r in np.unique(sizes) if 3 <= r <= CROWD]
+    large = [_pairs_of(begin[sizes == r], r) for r in np.unique(sizes) if r > CROWD]
+    parts = []
+    if small:
+        one, two = np.concatenate(small, axis=1)
+        for units, mean, covariance in without_both(fit, found, one, two):
+            r1, r2 = (found.preference_JKK[j] - _expected(fit, found, j, mean, covariance)
+                      for j in (one[units], two[units]))
+            parts.append((one[units], two[units], _mean_product(r1, r2)))
+    for one, two in large:
+        for units in np.array_split(np.arange(len(one)), -(-len(one) // 100_000)):
+            parts.append((one[units], two[units],
+                          _mean_product(residuals.own_JKK[one[units]], residuals.own_JKK[two[units]])))
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    one, two, product = (np.concatenate(column) for column in zip(*parts, strict=True))
+    known = ~np.isnan(product) & (found.labeler_J[one] != found.labeler_J[two])
+    return one[known], two[known], product[known]
+
+
+def _pairs_of(begin: Ints, size: int) -> Ints:
+    """[2, n * C(size, 2)] positions of the pairs in runs of `size` from each `begin`."""
+    i, j = np.triu_indices(size, 1)
+    return np.stack([(begin[:, None] + i).ravel(), (begin[:, None] + j).ravel()])
+
+
+def _mean_product(one_UKK: Floats, two_UKK: Floats) -> Floats:
+    """Mean over the pairs of answers that both compared; nan if there is none."""
+    product = one_UKK * two_UKK
+    known = ~np.isnan(product)
+    count = known.sum((1, 2))
+    return np.divide(np.where(known, product, 0).sum((1, 2)), count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def _scanner(low: Ints, high: Ints, edge: Ints, labelers: int) -> Callable[[Floats], tuple[Floats, list[list[int]]]]:
+    """A function of the products: each labeler's largest standardized sum over their closest partners, and those."""
+    count_E = np.bincount(edge).astype(float)
+    who, other = np.concatenate([low, high]), np.concatenate([high, low])
+    both_E = np.concatenate([np.arange(len(low))] * 2)
+
+    def scan(products: Floats) -> tuple[Floats, list[list[int]]]:
+        sum_E = np.bincount(edge, products)
+        order = np.lexsort((-(sum_E / np.sqrt(count_E))[both_E], who))
+        begin_W = np.searchsorted(who[order], np.arange(labelers + 1))
+        total, count = (np.concatenate([[0.0], np.cumsum(x[both_E][order])]) for x in (sum_E, count_E))
+        start = begin_W[who[order]]
+        z = (total[1:] - total[start]) / np.sqrt(count[1:] - count[start])
+        statistic = np.full(labelers, np.nan)
+        partners: list[list[int]] = [[] for _ in range(labelers)]
+        for w in range(labelers):
+            if begin_W[w] < begin_W[w + 1]:
+                best = int(np.argmax(z[begin_W[w]:begin_W[w + 1]]))
+                statistic[w] = z[begin_W[w] + best]
+                partners[w] = other[order][begin_W[w]:begin_W[w] + best + 1].tolist()
+        return statistic, partners
+
+    return scan
+
+
+# ---- shared
+
+def _by_labeler(fit: Fit) -> list[tuple[str, list[AnswerGroup]]]:
+    """Each labeler's judged groups, in the order given."""
+    result: dict[str, list[AnswerGroup]] = {name: [] for name in fit.rows.names}
+    for same in fit.judged.values():
+        for g in same:
+            if g.labeler in result and g.tiers:
+                result[g.labeler].append(g)
+    return list(result.items())
+
+
+def _scale(values: ArrayLike) -> float:
+    """Standard deviation of the bulk: the median absolute deviation, scaled for a normal distribution."""
+    x = np.asarray(values, dtype=float)
+    return float(1.4826 * np.median(np.abs(x - np.median(x))))
+
+
+def _outlying(z_W: Floats) -> Floats:
+    """z-values recentred and widened to what most labelers show (Efron 2004); never narrowed."""
+    known = z_W[~np.isnan(z_W)]
+    return (z_W - np.median(known)) / max(1.0, _scale(known)) if known.size else z_W
