@@ -260,7 +260,7 @@ def main() -> None:
         result = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(),
                   **describe(parts, settings), "labelers": {
                       "pages": between.items, "ties": between.ties.to_dict(), "agree": between.percent.to_dict(),
-                      "alpha": between.alpha_ranks if between.items else None},
+                      "alpha": between.alpha_ranks.value if between.items else None},
                   **summarize(lines, yardsticks(rankings, parts.held_out), ARMS)}
         print(markdown(result))
         if not a.quick:
