@@ -1,4 +1,8 @@
-"""A workspace with two sets to rank, an app in memory, and a real server on a free loopback port."""
+"""A workspace with sets to rank, an app in memory, a real server on a free loopback port, and a browser."""
+
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 from service_fakes import FakeEngine, ask_as, group, running, signed
@@ -69,3 +73,67 @@ def signed_url(workspace):
 def url(app):
     with running(app) as url:
         yield url
+
+
+# ---- a real Chromium (mark such tests `browser`)
+
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
+         "--disable-background-networking"]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path:
+        pytest.skip("Chromium is not installed")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def problems():
+    """Console errors, CSP violations, page errors and dialogs; a test that expects none ends with none."""
+    return []
+
+
+@pytest.fixture
+def open_page(chromium, problems, signed_url):
+    """`open_page(address, name="me", role="admin", ready=True, **context)`: a page that somebody signed in sees."""
+    contexts = []
+
+    def open_page(address, name="me", role="admin", ready=True, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce",
+                                          **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: problems.append(str(e)))
+        page.on("dialog", lambda d: (problems.append(f"dialog {d.message}"), d.dismiss()))
+        page.goto(signed_url(address, name, role))
+        page.wait_for_url(re.compile(r"^(?!.*/enter)"))
+        if ready:
+            page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """`axe(page)`: what axe-core finds wrong with a page as it is now, a line for each."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    source = (Path(package.__file__).parent / "axe.min.js").read_text()
+
+    def axe(page):
+        page.evaluate(source)
+        found = page.evaluate("axe.run()")["violations"]
+        return [f"{v['id']}: {v['help']} ({node['target']}: {node['failureSummary']})"
+                for v in found for node in v["nodes"]]
+
+    return axe

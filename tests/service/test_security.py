@@ -11,12 +11,13 @@ from starlette.testclient import TestClient
 
 from tunesmith.errors import UserError
 from tunesmith.service import create_app, open_server, run_server
-
-RANKING = {"id": "rank-00001", "tiers": [[0], [1], [2], [3]], "shown": [0, 1, 2, 3]}
+from tunesmith.store import work
 
 
 def post(client, workspace, **headers):
-    body = {**RANKING, "group": workspace.groups("desk")[0].id}
+    claim = work.claim(workspace, "desk", "me")
+    body = {"id": "rank-00001", "tiers": [[0], [1], [2], [3]], "group": claim.group.id, "token": claim.token,
+            "shown": list(claim.shown)}
     return client.post("/api/rankings", json=body, headers=headers)
 
 
@@ -74,7 +75,7 @@ def test_request_ids_differ(client):
 
 
 def test_a_crash_shows_no_traceback_but_keeps_headers(client, workspace, monkeypatch):
-    monkeypatch.setattr(workspace, "group_sets", lambda: 1 / 0)
+    monkeypatch.setattr("tunesmith.service.rank.set_names", lambda _: 1 / 0)
     answer = client.get("/")
     assert answer.status_code == 500 and "ZeroDivision" not in answer.text and "Traceback" not in answer.text
     assert "content-security-policy" in answer.headers and "x-request-id" in answer.headers

@@ -1,13 +1,16 @@
-// Rankings on their way to the server. They wait in localStorage (ids and order only, no text of the data), so that
-// neither a lost connection nor a closed tab loses one. The server knows each by its id: sending twice stores once.
+// Rankings on their way to the server. They wait in localStorage (ids, order and the person's own notes, no text of the
+// data), so that neither a lost connection nor a closed tab loses one. The server knows each by its id: sending twice
+// stores once. Every person has an outbox of their own: nobody sends what another one judged on the same machine.
 
-const KEY = "tunesmith.outbox";
 const LONGEST_WAIT = 15_000;
+let key = "tunesmith.outbox";
 let memory = []; // where localStorage is switched off
+
+export const own = (person) => { key = `tunesmith.outbox.${person}`; };
 
 function read() {
   try {
-    return JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    return JSON.parse(localStorage.getItem(key) ?? "[]");
   } catch {
     return memory;
   }
@@ -16,8 +19,8 @@ function read() {
 function write(entries) {
   memory = entries;
   try {
-    if (entries.length) localStorage.setItem(KEY, JSON.stringify(entries));
-    else localStorage.removeItem(KEY);
+    if (entries.length) localStorage.setItem(key, JSON.stringify(entries));
+    else localStorage.removeItem(key);
   } catch {
     // memory holds them
   }
@@ -28,7 +31,8 @@ const drop = (id) => write(read().filter((entry) => entry.id !== id));
 export const add = (entry) => write([...read(), entry]);
 export const waiting = (group) => read().some((entry) => entry.group === group);
 
-// What became of one entry: {saved}, {refused: message} (it will never be taken) or {later: message}.
+// What became of one entry: {saved}, {refused: message} (it will never be taken), {conflict: message, newest} (others or
+// another window were faster) or {later: message}.
 async function send(entry) {
   let response;
   try {
@@ -42,7 +46,10 @@ async function send(entry) {
     return { later: "the server cannot be reached" };
   }
   if (response.ok) return { saved: true };
-  const problem = await response.json().then((body) => body.error.message, () => response.statusText);
+  const body = await response.json().catch(() => ({}));
+  const problem = body.error?.message ?? response.statusText;
+  if (response.status === 401) return { later: "you are signed out. Sign in again in another tab" };
+  if (response.status === 409) return { conflict: problem, newest: body.newest };
   return response.status >= 500 || response.status === 429 ? { later: problem } : { refused: problem };
 }
 

@@ -1,82 +1,32 @@
-// The ranking page: keeps the tiers, shows them, and hands the verdict to the outbox.
+// The ranking page: keeps the tiers, hears hands and keys, and hands the verdict to the outbox.
 
+import { board } from "./board.js";
+import { keepClaim } from "./claim.js";
+import { ask } from "./dialogs.js";
 import { enableDrag } from "./drag.js";
+import { extras } from "./extras.js";
+import { settings, work } from "./kept.js";
+import { meaning } from "./keys.js";
 import * as outbox from "./outbox.js";
-import { dropAt, dropOn, lower, places, raise, tiedAbove, tierOf, toggleTie } from "./tiers.js";
+import { reader } from "./reader.js";
+import { foldLong, plainSwitch, toggleFold } from "./texts.js";
+import { dropAt, dropOn, inRest, lower, raise, toggleRest, toggleTie } from "./tiers.js";
+import { watch } from "./watch.js";
 
 const byId = (id) => document.getElementById(id);
 const list = byId("answers");
-const cards = new Map([...list.children].map((card) => [Number(card.dataset.answer), card]));
-const shown = [...cards.keys()];
-const nameOf = (answer) => cards.get(answer).dataset.name;
+const task = list.dataset; // group, token, lease, labeler, revises, back, guidelines
+const { cards, shown, nameOf, standing, words, show } = board(list);
+const said = extras(cards);
 const allBad = byId("all-bad");
 const letters = byId("letters");
+const kept = `draft.${task.labeler}.${task.revises || task.group}`;
 
 let tiers = shown.map((answer) => [answer]);
+let rest = false;
 let touched = false;
 let keyboard = false; // was the last thing done by key?
-
-// ---- small things kept between pages, where the browser allows it
-
-function recall(name) {
-  try {
-    return localStorage.getItem(`tunesmith.${name}`) || "";
-  } catch {
-    return "";
-  }
-}
-
-function remember(name, value) {
-  try {
-    localStorage.setItem(`tunesmith.${name}`, value);
-  } catch {
-    // then the next page starts without it
-  }
-}
-
-// ---- showing
-
-function show() {
-  const before = new Map([...cards].map(([answer, card]) => [answer, card.getBoundingClientRect().top]));
-  const order = tiers.flat();
-  const focused = document.activeElement;
-  if (order.some((answer, i) => list.children[i] !== cards.get(answer))) {
-    list.append(...order.map((answer) => cards.get(answer)));
-    if (list.contains(focused)) focused.focus({ preventScroll: true });
-  }
-  const rank = places(tiers);
-  order.forEach((answer, i) => {
-    const card = cards.get(answer);
-    const at = tierOf(tiers, answer);
-    const tied = tiers[at].length > 1;
-    const joined = tiedAbove(tiers, answer);
-    card.classList.toggle("joined", joined);
-    card.classList.toggle("joins", i + 1 < order.length && tiedAbove(tiers, order[i + 1]));
-    card.querySelector(".place").textContent = tied ? `=${rank[at]}` : rank[at];
-    card.setAttribute("aria-label", `Answer ${nameOf(answer)}, ${standing(answer)}`);
-    const tie = card.querySelector(".tie");
-    tie.hidden = i === 0;
-    tie.classList.toggle("on", joined);
-    tie.querySelector("span").textContent = joined ? "Tied · split" : "Tie";
-    tie.setAttribute("aria-pressed", joined);
-    tie.setAttribute("aria-label", `Answer ${nameOf(answer)} tied with the one above`);
-    card.querySelector(".up").setAttribute("aria-disabled", raise(tiers, answer).join("|") === tiers.join("|"));
-    card.querySelector(".down").setAttribute("aria-disabled", lower(tiers, answer).join("|") === tiers.join("|"));
-  });
-  for (const [answer, card] of cards) glide(card, before.get(answer) - card.getBoundingClientRect().top);
-}
-
-function glide(card, from) {
-  if (!from || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-  card.animate([{ transform: `translateY(${from}px)` }, { transform: "none" }], { duration: 160, easing: "ease-out" });
-}
-
-function standing(answer) {
-  const at = tierOf(tiers, answer);
-  const place = `place ${places(tiers)[at]} of ${shown.length}`;
-  const others = tiers[at].filter((a) => a !== answer).map(nameOf);
-  return others.length ? `${place}, tied with ${others.join(" and ")}` : place;
-}
+let past = []; // for Ctrl+Z
 
 const say = (text) => { byId("announce").textContent = text; };
 
@@ -87,32 +37,57 @@ function status(text, kind = "") {
 
 // ---- ranking
 
-function change(answer, next) {
+function change(answer, next, nextRest = rest) {
+  const settled = nextRest && next.at(-1).length > 1; // a rest of one answer is just the last place
+  const same = next.join("|") === tiers.join("|") && settled === rest;
+  if (!same) {
+    past.push({ tiers, rest });
+    clock.moved();
+  }
   touched = true;
-  const same = next.join("|") === tiers.join("|");
-  tiers = next;
-  show();
+  [tiers, rest] = [next, settled];
+  show(tiers, rest);
   cards.get(answer).scrollIntoView({ block: "nearest" });
-  say(same ? `Answer ${nameOf(answer)} stays: ${standing(answer)}.` : `Answer ${nameOf(answer)}: ${standing(answer)}.`);
+  say(`Answer ${nameOf(answer)}${same ? " stays" : ""}: ${standing(tiers, rest, answer)}.`);
+  keep();
 }
 
+function changeRest(answer) {
+  const next = toggleRest(tiers, answer, rest);
+  change(answer, next.tiers, next.rest);
+}
+
+function takeBack() {
+  const last = past.pop();
+  if (!last) return say("Nothing to take back.");
+  [tiers, rest] = [last.tiers, last.rest];
+  show(tiers, rest);
+  say(`Taken back: ${words(tiers, rest)}.`);
+  keep();
+}
+
+const isAllBad = () => allBad.getAttribute("aria-pressed") === "true";
+
 function toggleAllBad() {
-  const on = allBad.getAttribute("aria-pressed") !== "true";
+  const on = !isAllBad();
   allBad.setAttribute("aria-pressed", on);
   say(on ? "Marked: all answers are bad. Your order still counts." : "Not all are bad.");
+  keep();
 }
 
 list.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
+  const button = event.target.closest(".tie, .rest, .up, .down");
   if (!button) return;
   const answer = Number(button.closest(".card").dataset.answer);
-  if (button.matches(".tie")) change(answer, toggleTie(tiers, answer));
-  else if (button.getAttribute("aria-disabled") !== "true")
-    change(answer, button.matches(".up") ? raise(tiers, answer) : lower(tiers, answer));
+  if (button.matches(".tie")) change(answer, toggleTie(tiers, answer, rest));
+  else if (button.matches(".rest")) changeRest(answer);
+  else if (button.getAttribute("aria-disabled") !== "true") step(answer, button.matches(".up") ? -1 : 1);
 });
 enableDrag(list, (answer, to) =>
-  change(answer, "gap" in to ? dropAt(tiers, answer, to.gap) : dropOn(tiers, answer, to.on)));
+  change(answer, "gap" in to ? dropAt(tiers, answer, to.gap, rest) : dropOn(tiers, answer, to.on)));
 allBad.addEventListener("click", toggleAllBad);
+
+const step = (answer, by) => change(answer, by < 0 ? raise(tiers, answer) : lower(tiers, answer, rest));
 
 // ---- keys
 
@@ -121,41 +96,95 @@ const focusCard = (answer) => {
   cards.get(answer).scrollIntoView({ block: "nearest" });
 };
 
+let current = null; // the card that had the focus last
+list.addEventListener("focusin", (event) => {
+  current = Number(event.target.closest(".card").dataset.answer);
+});
+
+const WRITING = "textarea, input[type=text]";
+const PRESSABLE = "button, a, input, summary, textarea";
+
 function onKey(event) {
   keyboard = true;
-  if (event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
+  if (document.querySelector("dialog[open]")) return;
   const on = document.activeElement;
   const card = on?.closest?.(".card");
   const answer = card ? Number(card.dataset.answer) : null;
-  if (event.key === "Enter" && !event.repeat && !on?.matches("button, a, input, summary")) submit();
-  else if (event.key.startsWith("Arrow") && card) arrow(event, answer);
-  else if (event.altKey || !letters.checked || on?.matches("input")) return;
-  else if (!letter(event.key, answer)) return;
+  const control = event.ctrlKey || event.metaKey;
+  if (event.key === "Enter" && !event.repeat && (control || !on?.matches(PRESSABLE))) submit();
+  else if (control && event.key === "z" && !on?.matches(WRITING)) takeBack();
+  else if (event.key === "Escape" && on?.matches("input, textarea, summary") && current !== null) leave(on);
+  else if (control) return;
+  else if (event.key.startsWith("Arrow") && on === card && card) {
+    if (!arrow(event, answer)) return;
+  } else if (event.altKey || !letters.checked || on?.matches(WRITING)) return;
+  else if (!letter(event, answer)) return;
   event.preventDefault();
 }
 
+// From a field back to the card; an opened list of flags closes.
+function leave(on) {
+  const open = on.closest("details.flags");
+  if (open) open.open = false;
+  focusCard(current);
+}
+
 function arrow(event, answer) {
-  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
-  if (!step) return;
-  if (event.altKey) change(answer, step < 0 ? raise(tiers, answer) : lower(tiers, answer));
-  else {
-    const order = tiers.flat();
-    focusCard(order[Math.min(Math.max(order.indexOf(answer) + step, 0), order.length - 1)]);
-  }
+  const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (!by) return false;
+  const order = tiers.flat();
+  if (event.altKey) step(answer, by);
+  else focusCard(order[Math.min(Math.max(order.indexOf(answer) + by, 0), order.length - 1)]);
+  return true;
 }
 
 // True if the key means something here.
-function letter(key, answer) {
-  const low = key.toLowerCase();
-  const named = shown.find((a) => nameOf(a).toLowerCase() === low);
-  const placed = /^[1-9]$/.test(key) ? tiers.flat()[Number(key) - 1] : undefined;
-  if (named !== undefined) focusCard(named);
-  else if (placed !== undefined) focusCard(placed);
-  else if (low === "x") toggleAllBad();
-  else if (low === "s") skip();
-  else if (key === "?") help();
-  else if (answer !== null && "kjt".includes(low) && low) change(answer, { k: raise, j: lower, t: toggleTie }[low](tiers, answer));
-  else return false;
+function letter(event, answer) {
+  const meant = meaning(event);
+  if (!meant) return false;
+  const named = shown.find((a) => nameOf(a) === meant.answer);
+  const placed = tiers.flat()[meant.place - 1];
+  if (meant.act) return act(meant.act, answer);
+  if (meant.rate) return answer !== null && rate(answer, meant.rate);
+  if (named === undefined && placed === undefined) return false;
+  focusCard(named ?? placed);
+  return true;
+}
+
+const ON_PAGE = {
+  bad: toggleAllBad, skip: () => byId("skip")?.click(), undo: () => byId("undo")?.click(), help, margin: focusMargin,
+  note: () => open(byId("note").closest("details"), byId("note")), reader: () => openReader(),
+};
+const ON_CARD = {
+  up: (answer) => step(answer, -1),
+  down: (answer) => step(answer, 1),
+  tie: (answer) => change(answer, toggleTie(tiers, answer, rest)),
+  rest: changeRest,
+  open: (answer) => toggleFold(cards.get(answer)),
+  flag: (answer) => open(cards.get(answer).querySelector(".flags"), cards.get(answer).querySelector(".flag")),
+};
+
+function act(name, answer) {
+  if (name in ON_PAGE) ON_PAGE[name]();
+  else if (answer === null) return false;
+  else ON_CARD[name](answer);
+  return true;
+}
+
+function open(details, first) {
+  details.open = true;
+  first.focus();
+}
+
+function focusMargin() {
+  (document.querySelector("[name=margin]:checked") ?? document.querySelector("[name=margin]"))?.focus();
+}
+
+function rate(answer, value) {
+  const box = cards.get(answer).querySelector(`.rate[value="${value}"]`);
+  if (!box) return false;
+  box.click();
+  say(`Answer ${nameOf(answer)}: ${value} of 7.`);
   return true;
 }
 
@@ -168,66 +197,85 @@ function help() {
 document.addEventListener("keydown", onKey);
 document.addEventListener("pointerdown", () => { keyboard = false; });
 
-// ---- time looked at the page
+// ---- side by side
 
-let seconds = 0;
-let since = document.hidden ? null : performance.now();
-function tick() {
-  if (since !== null) seconds += (performance.now() - since) / 1000;
-  since = document.hidden ? null : performance.now();
+const openOn = reader(byId("reader"), cards, {
+  move: step, where: (answer) => standing(tiers, rest, answer), order: () => tiers.flat(),
+});
+function openReader() {
+  if (!byId("side-by-side").offsetParent) return; // the window is too narrow for columns
+  clock.opened("side_by_side");
+  openOn(current);
 }
-document.addEventListener("visibilitychange", tick);
+byId("side-by-side").addEventListener("click", openReader);
+
+// ---- unfinished work stays in this tab
+
+function keep() {
+  const state = { tiers, rest, touched, all_bad: isAllBad(), ...said.read(), ...clock.so_far() };
+  work.remember(kept, JSON.stringify(state));
+}
+
+function restore() {
+  const saved = JSON.parse(work.recall(kept) || task.verdict || "null");
+  if (!saved || saved.tiers.flat().sort().join() !== [...shown].sort().join()) return null;
+  ({ tiers, rest } = saved);
+  touched = saved.touched ?? true;
+  allBad.setAttribute("aria-pressed", Boolean(saved.all_bad));
+  said.write(saved);
+  return saved;
+}
 
 // ---- submitting
 
-function ask(id) {
-  const dialog = byId(id);
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    const closed = new AbortController();
-    dialog.addEventListener("close", () => {
-      if (dialog.open) return; // a late event of the time before
-      closed.abort();
-      resolve(dialog.returnValue);
-    }, { signal: closed.signal });
-  });
-}
-
 async function submit() {
   if (list.inert) return;
-  if (!touched) {
-    const choice = await ask("unchanged");
-    if (!choice) return;
-    if (choice === "equal") change(shown[0], [[...shown]]);
+  const beside = said.read();
+  const unrated = shown.filter((a) => Object.keys(beside.ratings).length && !(a in beside.ratings));
+  if (unrated.length) {
+    cards.get(unrated[0]).querySelector(".rate").focus();
+    return status(`Rate every answer or none: ${unrated.map(nameOf).join(", ")} still without`, "warn");
   }
-  post({ tiers, all_bad: allBad.getAttribute("aria-pressed") === "true", skipped: "" });
+  if (!touched) {
+    const choice = await ask(byId("unchanged"));
+    if (!choice) return;
+    if (choice === "equal") change(shown[0], [[...shown]], false);
+  }
+  post({
+    tiers: rest ? tiers.slice(0, -1) : tiers, all_bad: isAllBad(), skipped: "", ...beside,
+    ratings: unrated.length || !Object.keys(beside.ratings).length ? [] : [...shown].sort().map((a) => beside.ratings[a]),
+  });
 }
 
 async function skip() {
   if (list.inert) return;
-  if ((await ask("skipping")) !== "skip") return;
-  post({ tiers: [], all_bad: false, skipped: document.querySelector("[name=reason]:checked")?.value ?? "No reason given" });
+  if ((await ask(byId("skipping"))) !== "skip") return;
+  const reason = document.querySelector("[name=reason]:checked")?.value ?? "No reason given";
+  post({ tiers: [], all_bad: false, skipped: byId("reason-text").value.trim() || reason });
 }
 
 function post(verdict) {
   if (list.inert) return;
-  tick();
   hold(true);
   status("Saving …");
-  const id = crypto.randomUUID();
-  outbox.add({ id, group: list.dataset.group, shown, ...verdict, seconds: Math.round(seconds * 10) / 10 });
+  outbox.add({
+    id: crypto.randomUUID(), group: task.group, token: task.token, revises: task.revises,
+    guidelines: Number(task.guidelines), shown, ...verdict, ...clock.so_far(),
+  });
   outbox.flush(heard);
 }
 
 const hold = (on) => {
-  for (const part of [list, allBad, byId("skip"), byId("submit")]) part.inert = on;
+  for (const part of [list, byId("extras"), allBad, byId("skip"), byId("submit")]) if (part) part.inert = on;
 };
 
 function heard(entry, outcome) {
-  const here = entry.group === list.dataset.group;
+  const here = entry.group === task.group && entry.revises === task.revises;
   if (outcome.later) status(`Not saved yet, will retry: ${outcome.later}`, "warn");
-  else if (outcome.refused) {
+  else if (outcome.conflict) {
+    status(`Not saved: ${outcome.conflict}`, "bad");
+    if (here) settle(outcome);
+  } else if (outcome.refused) {
     status(`Not saved: ${outcome.refused}`, "bad");
     if (here) hold(false);
   } else {
@@ -236,25 +284,60 @@ function heard(entry, outcome) {
   }
 }
 
+// Somebody was faster. What was done here stays on the page until its author decides.
+async function settle({ conflict, newest }) {
+  hold(false);
+  const dialog = byId("conflict");
+  byId("conflict-why").textContent = conflict;
+  byId("conflict-mine").textContent = words(tiers, rest, isAllBad());
+  byId("conflict-newest").parentElement.hidden = !newest;
+  byId("conflict-newest").textContent = newest ? inWords(newest) : "";
+  dialog.querySelector("[value=mine]").hidden = !newest;
+  dialog.querySelector("[value=next]").textContent = newest ? "Keep the newer one" : "Go to the next one";
+  const choice = await ask(dialog);
+  if (choice === "next") next();
+  else if (choice === "mine") {
+    task.revises = newest.id;
+    submit();
+  }
+}
+
+function inWords({ tiers: theirs, skipped, all_bad }) {
+  if (skipped) return `skipped: ${skipped}`;
+  const left = shown.filter((answer) => !theirs.flat().includes(answer));
+  return words(left.length ? [...theirs, left] : theirs, left.length > 0, all_bad);
+}
+
 function next() {
-  remember("saved", keyboard ? "keyboard" : "pointer");
-  location.replace(location.pathname);
+  finish();
+  work.remember(kept, "");
+  settings.remember("saved", keyboard ? "keyboard" : "pointer");
+  location.replace(task.back);
 }
 
 byId("submit").addEventListener("click", submit);
-byId("skip").addEventListener("click", skip);
+byId("skip")?.addEventListener("click", skip);
+byId("reason-text").addEventListener("input", () => { byId("reason-other").checked = true; });
+document.addEventListener("input", (event) => event.target.closest("#answers, #extras") && keep());
 
 // ---- start
 
-letters.checked = recall("letters") !== "off";
-letters.addEventListener("change", () => remember("letters", letters.checked ? "on" : "off"));
+outbox.own(task.labeler);
+const before = restore();
+const clock = watch(task.revises ? {} : before ?? {});
+letters.checked = settings.recall("letters") !== "off";
+letters.addEventListener("change", () => settings.remember("letters", letters.checked ? "on" : "off"));
 byId("help").open = matchMedia("(min-width: 62rem)").matches;
-show();
-const saved = recall("saved");
-remember("saved", "");
+plainSwitch(byId("plain"));
+foldLong([...cards.values()], () => clock.opened("unfolded"));
+show(tiers, rest);
+const finish = keepClaim(task.token, Number(task.lease), (why) => status(why, "warn"));
+const saved = settings.recall("saved");
+settings.remember("saved", "");
 if (saved) status("Saved. Here is the next one.", "good");
+else if (before && !task.revises) status("Your order of before is back.");
 if (saved === "keyboard") focusCard(shown[0]);
-if (outbox.waiting(list.dataset.group)) {
+if (outbox.waiting(task.group)) {
   hold(true);
   status("Saving …");
 }

@@ -1,7 +1,6 @@
 """Ranking in a real Chromium: what the store holds must be what the person saw and did."""
 
 import json
-import shutil
 import threading
 import time
 
@@ -9,52 +8,12 @@ import pytest
 from service_fakes import group, running
 
 from tunesmith.service import create_app
+from tunesmith.service.rank import Submission
+from tunesmith.store import work
 
 pytestmark = pytest.mark.browser
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
-         "--disable-background-networking"]
 EVIL = ['<script>alert(1)</script>', '<img src=x onerror=alert(2)>', '"><svg onload=alert(3)>', "javascript:alert(4)",
         "{{ 7*7 }}${7*7}"]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("Chromium is not installed")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def problems():
-    """Console errors, CSP violations, page errors and dialogs; a test that expects none ends with none."""
-    return []
-
-
-@pytest.fixture
-def open_page(chromium, problems, signed_url):
-    contexts = []
-
-    def open_page(address, name="me", **options):
-        context = chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce",
-                                          **options})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda e: problems.append(str(e)))
-        page.on("dialog", lambda d: (problems.append(f"dialog {d.message}"), d.dismiss()))
-        page.goto(signed_url(address, name))
-        page.wait_for_selector("html[data-ready]")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture
@@ -66,6 +25,10 @@ def page(open_page, url, problems):
 def order(page):
     """Answer indices from top to bottom."""
     return page.eval_on_selector_all(".card", "cards => cards.map(c => Number(c.dataset.answer))")
+
+
+def on_page(page, workspace):
+    return workspace.group(page.get_attribute("#answers", "data-group"))
 
 
 def wait_for_rankings(workspace, count, name="desk"):
@@ -98,7 +61,7 @@ def press(page, *keys):
 
 
 def test_rank_by_dragging(page, workspace):
-    group = workspace.next_group("desk", "me")
+    group = on_page(page, workspace)
     a, b, c, d = shown = order(page)
     texts = page.locator(".card .text").all_inner_texts()
     assert texts == [group.answers[i].text for i in shown]
@@ -181,7 +144,7 @@ def test_all_bad(page, workspace):
 
 
 def test_skip_with_a_reason_and_without(page, workspace):
-    first = workspace.next_group("desk", "me")
+    first = on_page(page, workspace)
     press(page, "s")
     page.get_by_label("The conversation is unclear").check()
     page.locator("#skipping button[value=skip]").click()
@@ -218,15 +181,15 @@ def test_the_outbox_survives_a_lost_server_and_a_reload(workspace, open_page):
         a, b, c, d = order(page)
     press(page, "d", "k", "k", "k", "Enter")  # the server is gone
     page.get_by_text("Not saved yet, will retry").wait_for()
-    waiting = json.loads(page.evaluate("localStorage['tunesmith.outbox']"))
+    waiting = json.loads(page.evaluate("localStorage['tunesmith.outbox.me']"))
     assert [e["tiers"] for e in waiting] == [[[d], [a], [b], [c]]]
-    assert set(waiting[0]) == {"id", "group", "shown", "tiers", "all_bad", "skipped", "seconds"}
+    assert set(waiting[0]) == set(Submission.model_fields)
     assert "percent" not in json.dumps(waiting)  # no text of the data
     assert workspace.rankings("desk") == []
     with running(app, port):
         wait_for_next(page)
         assert wait_for_rankings(workspace, 1).tiers == ((d,), (a,), (b,), (c,))
-        assert page.evaluate("localStorage['tunesmith.outbox']") is None
+        assert page.evaluate("localStorage['tunesmith.outbox.me']") is None
 
 
 def test_a_reply_lost_on_the_way_back_stores_once(open_page, url, workspace):
@@ -254,16 +217,16 @@ def test_a_reply_lost_on_the_way_back_stores_once(open_page, url, workspace):
 def test_a_full_disk_keeps_the_ranking(open_page, url, workspace, monkeypatch):
     from tunesmith.errors import StorageError
 
-    page, store, tries, seen = open_page(f"{url}/rank/desk"), workspace.add_ranking, [], threading.Event()
+    page, store, tries, seen = open_page(f"{url}/rank/desk"), work.submit, [], threading.Event()
 
-    def full_once(ranking):
+    def full_once(workspace, ranking, token):
         tries.append(ranking)
         if len(tries) == 1:
             raise StorageError("no space left on the disk")
         seen.wait(20)
-        return store(ranking)
+        return store(workspace, ranking, token)
 
-    monkeypatch.setattr(workspace, "add_ranking", full_once)
+    monkeypatch.setattr(work, "submit", full_once)
     press(page, "b", "k", "Enter")
     page.get_by_text("Not saved yet, will retry: no space left on the disk").wait_for()
     seen.set()
@@ -275,16 +238,17 @@ def test_a_refused_ranking_says_so_and_lets_go(open_page, url, workspace):
     page = open_page(f"{url}/rank/desk")
     page.evaluate("document.getElementById('answers').dataset.group = 'unknown-group'")
     press(page, "b", "k", "Enter")
-    page.get_by_text("Not saved: no answer group").wait_for()
-    assert page.evaluate("localStorage['tunesmith.outbox']") is None and not page.locator("[inert]").count()
+    page.get_by_text("Not saved: the verdict is on another group").wait_for()
+    assert page.evaluate("localStorage['tunesmith.outbox.me']") is None and not page.locator("[inert]").count()
 
 
 def test_payloads_in_prompt_and_answers_stay_text(workspace, open_page, problems):
     workspace.add_groups("evil", [group(" ".join(EVIL), *EVIL[:4], model=EVIL[1])])
     with running(create_app(workspace, labeler=EVIL[1])) as url:
         page = open_page(f"{url}/rank/evil", EVIL[1])
-        text = page.inner_text("main")
-        assert all(payload in text for payload in EVIL)
+        assert all(payload in page.inner_text("main") for payload in EVIL[:4])
+        page.get_by_label("Text as it was written").check()  # the last one holds a Markdown emphasis
+        assert all(payload in page.inner_text("main") for payload in EVIL[:4])
         press(page, "b", "k", "Enter")
         page.get_by_text("All done").wait_for()
         page.goto(url)
@@ -302,7 +266,7 @@ def test_a_phone_shows_all_without_sideways_scrolling(open_page, url, workspace,
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.locator(".card").count() == 9
     sizes = page.eval_on_selector_all(
-        ".tools button, .handle, .actions button, .tie:not([hidden])",
+        ".tools button, .handle, .actions button, .gap button:not([hidden]), .judge summary",
         "found => found.map(e => e.getBoundingClientRect()).map(r => Math.min(r.width, r.height))")
     assert min(sizes) >= 24  # WCAG 2.2 SC 2.5.8
     assert page.locator("#submit").is_visible()
