@@ -240,3 +240,14 @@ def test_rankings_teach_it_which_answers_are_better(lab):
     good, bad = AnswerGroup(a_prompt, (Answer("aaaa"),)), AnswerGroup(a_prompt, (Answer("dbcd"),))
     with torch.no_grad():
         assert float(plain_ratio(base, good, 0)) > float(plain_ratio(base, bad, 0)) + 1
+
+
+def test_figures_of_a_soft_pair_are_those_of_the_answer_that_it_prefers(lab):
+    """P(0 over 1) = 0.2 says the same as P(1 over 0) = 0.8."""
+    found = []
+    for pair in (Pair(0, 1, 0.2), Pair(1, 0, 0.8)):
+        base, learner, items, settings = prepare(lab, [group(("ab", "cd"), i=3, pairs=(pair,))])
+        found.append({**dpo.forward_backward(base, learner, items, settings),
+                      "held-out": dpo.assess(base, items, settings)["margin"]})
+    assert found[0] == pytest.approx(found[1], abs=1e-6) and abs(found[0]["margin"]) > 1e-3
+    assert found[0]["margin"] == pytest.approx(found[0]["held-out"], abs=1e-5)

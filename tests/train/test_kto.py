@@ -8,7 +8,7 @@ from lab import ask, ranked_groups, weights
 from tunesmith.errors import DataError, UserError
 from tunesmith.model import adapters
 from tunesmith.records import Answer, AnswerGroup, Pair, Prompt
-from tunesmith.train import kto
+from tunesmith.train import kto, reward
 from tunesmith.train.learner import Learner
 
 
@@ -127,7 +127,22 @@ def test_micro_batches_and_layouts_give_the_gradient_of_one_big_batch(lab):
     (group(tuple("ab"), pairs=(Pair(0, 1, 0.5),)), {}),
 ])
 def test_thumbs_come_from_labels_or_from_wins_and_losses(made, marks):
-    assert kto.thumbs(made) == marks
+    assert kto.thumbs(made, reward.rated([made])) == marks
+
+
+def test_one_star_is_no_thumb_up(lab):
+    """Whether labels are thumbs or ratings is decided over all of them; a group of equal ratings tells nothing."""
+    base = lab.base()
+    tiers, best = ((0,), (1,)), group(tuple("ab"), ((1,), (0,)), i=1, labels=(2.0, 5.0))
+    poor, worse = group(tuple("cd"), ((0, 1),), i=2, labels=(1.0, 1.0)), group(tuple("cd"), tiers, 3, labels=(1.0, 0.0))
+    items, skipped = kto.encode(base, [best, poor, worse], 256)
+    assert [(i.group, i.good) for i in items] == [(best, (False, True)), (worse, (True, False))]
+    assert skipped == {"no preference in it": 1}
+    bad = group(tuple("cd"), ((1,), (0,)), 4, labels=(0.0, 0.0))
+    assert kto.encode(base, [best, bad], 256)[0][1].good == (False, False)
+    items, skipped = reward.encode(base, [best, poor, worse], 256)
+    assert [i.group for i in items] == [best, worse] and skipped == {"no preference in it": 1}
+    assert [i.good for i in kto.encode(base, [poor, worse], 256)[0]] == [(True, True), (True, False)]
 
 
 def test_the_mismatched_answer_belongs_to_another_prompt(lab):

@@ -137,9 +137,10 @@ def _loss(logprobs_A: Tensor, items: Sequence[Item], total: float,
         corrected = preferences.unbiased if settings.loss == "robust" else preferences.smoothed
         loss, metrics = preferences.dpo(margin_P, corrected(table.p_P, settings.label_smoothing), table.weight_P)
     metrics |= preferences.agreement(margin_P, table.p_P)
-    with torch.no_grad():
-        metrics["margin"] = (table.weight_P * margin_P).sum()
-        metrics["chosen_reward"] = (table.weight_P * rewards_A[table.better_P]).sum()
+    with torch.no_grad():  # a soft pair may say that its second answer is the better one
+        metrics["margin"] = (table.weight_P * torch.where(table.p_P < 0.5, -margin_P, margin_P)).sum()
+        chosen_P = torch.where(table.p_P < 0.5, table.worse_P, table.better_P)
+        metrics["chosen_reward"] = (table.weight_P * rewards_A[chosen_P]).sum()
     if settings.sft_coef:
         shares = [i.weight / total / len(top) if k in top else 0.0
                   for i in items for top in [best(i)] for k in range(len(i.tree.answers))]
@@ -196,4 +197,5 @@ def assess(base: Base, items: Sequence[Item], settings: PreferSettings) -> dict[
     _, margin_P = table.rewards(logprobs_A, settings)
     found = preferences.agreement(margin_P, table.p_P)
     n = int(found["strict"])
-    return {"pairs": n, "accuracy": wilson(float(found["right"]), n).to_dict(), "margin": float(margin_P.mean())}
+    margin = torch.where(table.p_P < 0.5, -margin_P, margin_P).mean()
+    return {"pairs": n, "accuracy": wilson(float(found["right"]), n).to_dict(), "margin": float(margin)}

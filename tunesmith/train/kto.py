@@ -112,9 +112,9 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
         UserError: nothing is left, or there is only one prompt.
     """
     found, skipped = reward.encode(base, groups, longest)
-    items = []
+    items, rated = [], reward.rated(groups)
     for i in found:
-        if marks := thumbs(i.group):
+        if marks := thumbs(i.group, rated):
             tree = Tree(i.tree.prompt, tuple(i.tree.answers[k] for k in marks))
             items.append(Item(tree, i.group, (), tuple(marks.values())))
     if len(items) < len(found):
@@ -125,9 +125,11 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
     return [replace(i, other=_other(items, n, min(longest, base.context))) for n, i in enumerate(items)], skipped
 
 
-def thumbs(group: AnswerGroup) -> dict[int, bool]:
-    """Which answers are good (True) or bad: by their labels, else by whether they win or lose more comparisons."""
-    if group.labels and all(0 <= x <= 1 for x in group.labels):
+def thumbs(group: AnswerGroup, rated: bool = False) -> dict[int, bool]:
+    """Which answers are good (True) or bad: by their labels, unless these are ratings (`reward.rated`), else by whether
+    they win or lose more comparisons. All 0 is "all bad" beside ratings too.
+    """
+    if group.labels and not (rated and any(group.labels)):
         return {k: x > 0.5 for k, x in enumerate(group.labels) if x != 0.5}
     won = [0.0] * len(group.answers)
     for p in pairs(group):

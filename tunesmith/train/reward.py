@@ -164,11 +164,12 @@ def _order(group: AnswerGroup, offset: int) -> list[list[int]]:
 
 def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[list[Item], dict[str, int]]:
     """Groups as items, and how many were left out for which reason."""
-    items = []
+    items, scaled = [], rated(groups)
     skipped = {"no preference in it": 0, "too long": 0}
     for group in groups:
         chosen = tuple(p for p in pairs(group) if p.weight > 0)
-        if group.weight <= 0 or not (chosen or group.labels):
+        alike = scaled and any(group.labels) and len(set(group.labels)) == 1 < len(group.answers)  # a star is no thumb
+        if group.weight <= 0 or (not chosen and (alike or not group.labels)):
             skipped["no preference in it"] += 1
             continue
         if not chosen and not all(0 <= x <= 1 for x in group.labels):
@@ -182,6 +183,11 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
     if not items:
         raise UserError(f"no comparison is left to learn from: {skipped}")
     return items, {k: v for k, v in skipped.items() if v}
+
+
+def rated(groups: Sequence[AnswerGroup]) -> bool:
+    """Whether the labels are ratings on a scale of their own: then a 1 is no thumb up. Decided over all the data."""
+    return any(not 0 <= x <= 1 for g in groups for x in g.labels)
 
 
 def divide(items: Sequence[Kind], share: float) -> tuple[list[Kind], list[Kind]]:
