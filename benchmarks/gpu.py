@@ -99,7 +99,7 @@ def _alone(plan: Plan, peer: Peer) -> dict[str, Any]:
     job = plan.job(peer.ours, plan.pairs)
     log = plan.out / "logs" / f"{plan.workload}-{plan.shape}-alone.log"
     steps = alone(Command("ours", "benchmarks.ours", job), plan.pairs, log.resolve(), patience=plan.patience)
-    per_unit = median(floors.flops(plan.workload, plan.shape, s["tokens"], job.options) / s["units"] for s in steps)
+    per_unit = median(floors.per_unit(plan.workload, plan.shape, steps, job.options)[0])
     measured = median(map(rate, steps))
     return {"ours": measured, "share": measured * per_unit / gemm(plan.device, plan.dtype) / 1e9, "steps": steps}
 

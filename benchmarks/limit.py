@@ -4,7 +4,8 @@
     python -m benchmarks.limit --fresh sft dpo       short new runs of these workloads instead
 
 The limit is the rate of large square products in the workload's precision; what a workload cannot avoid computing is in
-`benchmarks.floors`. Decoding reads every weight once a step, so small batches are bound by bandwidth instead.
+`benchmarks.floors`; the column "4N, 6N" is the share if all parameters counted for every token.
+Decoding reads every weight once a step, so small batches are bound by bandwidth instead.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"{'':<12}{'fp32 GFLOP/s':>14}{'bf16 GFLOP/s':>14}{'copy GB/s':>12}")
     for name, row in found["machine"].items():
         print(f"{name:<12}" + "".join(f"{v:>{w},.1f}" for v, w in zip(row.values(), (14, 14, 12))))
-    print(f"\n{'workload':<14}{'shape':<8}{'measured':>12}{'at the limit':>14}  {'share':>6}  unit")
+    print(f"\n{'workload':<14}{'shape':<8}{'measured':>12}{'at the limit':>14}  {'share':>6}{'4N, 6N':>8}  unit")
     for workload in arguments.fresh or list(PEERS):
         for shape in [arguments.shape] if arguments.fresh or arguments.shape else data.STORED:
             try:
@@ -48,8 +49,9 @@ def main(words: Sequence[str] | None = None) -> None:
                 continue
             if row:
                 found["workloads"][f"{workload}, {shape}"] = row
+                shares = row["measured"] / row["limit"], row["measured"] / row["limit_whole"]
                 print(f"{workload:<14}{shape:<8}{row['measured']:>12,.4g}{row['limit']:>14,.4g}  "
-                      f"{row['measured'] / row['limit']:>6.0%}  {UNIT[workload]}/s")
+                      f"{shares[0]:>6.0%}{shares[1]:>8.0%}  {UNIT[workload]}/s")
     if not found["workloads"]:
         print("no results yet: measure some with python -m benchmarks.peers, or give --fresh WORKLOAD ...")
     out.mkdir(parents=True, exist_ok=True)
@@ -76,9 +78,9 @@ def stored(workload: str, shape: str, dtype: str, out: Path) -> dict[str, float]
     sides = [p["ours"] for p in made["peers"].values() if "ours" in p and same(p["options"]["ours"], FIRST[workload])]
     if not sides:
         return {}
-    share = median(s["share_of_limit"] for s in sides)
+    share, whole = (median(s[key] for s in sides) for key in ("share_of_limit", "share_whole"))
     measured = median(s["rate"] for s in sides)
-    return {"measured": measured, "limit": measured / share}
+    return {"measured": measured, "limit": measured / share, "limit_whole": measured / whole}
 
 
 def same(options: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -94,8 +96,9 @@ def fresh(workload: str, shape: str, arguments: argparse.Namespace, out: Path) -
     job = plan.job(FIRST[workload], plan.pairs)
     steps = alone(Command("ours", "benchmarks.ours", job), plan.pairs, (out / "logs" / f"{workload}.log").resolve())
     measured = median(map(rate, steps))
-    per_unit = median(floors.flops(workload, shape, s["tokens"], job.options) / s["units"] for s in steps)
-    return {"measured": measured, "limit": gemm("cpu", arguments.dtype) * 1e9 / per_unit}
+    per_unit, whole = map(median, floors.per_unit(workload, shape, steps, job.options))
+    rate_of_products = gemm("cpu", arguments.dtype) * 1e9
+    return {"measured": measured, "limit": rate_of_products / per_unit, "limit_whole": rate_of_products / whole}
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

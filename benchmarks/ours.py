@@ -76,7 +76,7 @@ def demonstrations(job: Job) -> Step:
         loss = sft.forward_backward(base, learner, chosen, slot=slot)["loss"]
         learner.step()
         size = sum(t.size for t in chosen)
-        return {"units": size, "tokens": size, "loss": loss}
+        return {"units": size, "tokens": size, "read": sum(len(a) for t in chosen for a in t.answers), "loss": loss}
 
     return step
 
@@ -116,7 +116,8 @@ def rankings(job: Job) -> Step:
         chosen = data.take(items, number, job.rows)
         loss = reward.forward_backward(base, head, learner, chosen, settings)["loss"]
         learner.step()
-        return {"units": job.rows, "tokens": sum(i.tree.size for i in chosen), "loss": loss}
+        return {"units": job.rows, "tokens": sum(i.tree.size for i in chosen),
+                "read": sum(len(i.tree.answers) for i in chosen), "loss": loss}
 
     return step
 
@@ -134,7 +135,8 @@ def preferences(job: Job) -> Step:
         chosen = dpo.reference(base, data.take(items, number, job.rows), settings)
         loss = dpo.forward_backward(base, learner, chosen, settings)["loss"]
         learner.step()
-        return {"units": job.rows, "tokens": sum(i.tree.size for i in chosen), "loss": loss}
+        return {"units": job.rows, "tokens": sum(i.tree.size for i in chosen),
+                "read": sum(len(a) for i in chosen for a in i.tree.answers), "loss": loss}
 
     return step
 
@@ -153,7 +155,7 @@ def episodes(job: Job) -> Step:
     def step(number: int) -> Mapping[str, Any]:
         chosen = data.take(prompts, number, job.rows)
         ppo.step(base, roles, chosen, [], settings, number)
-        return {"units": job.rows, "tokens": sum(len(p) + job.new for p in chosen)}
+        return {"units": job.rows, "tokens": sum(len(p) + job.new for p in chosen), "read": job.rows * job.new}
 
     return step
 
@@ -174,7 +176,8 @@ def groups(job: Job) -> Step:
     def step(number: int) -> Mapping[str, Any]:
         chosen = data.take(prompts, number, asked)
         grpo.step(base, roles, chosen, settings, number)
-        return {"units": job.rows, "tokens": sum(len(p) + ANSWERS * job.new for p in chosen)}
+        return {"units": job.rows, "tokens": sum(len(p) + ANSWERS * job.new for p in chosen),
+                "read": len(chosen) * ANSWERS * job.new}
 
     return step
 
@@ -207,7 +210,7 @@ def answers(job: Job) -> Step:
         chosen = data.take(prompts, number, job.rows)
         rows = writer.generate(chosen, sampling, [(SEED, number, i) for i in range(job.rows)], models=names)
         written = sum(len(tokens) for tokens, _ in rows)
-        return {"units": written, "tokens": written + sum(map(len, chosen))}
+        return {"units": written, "tokens": written + sum(map(len, chosen)), "read": written}
 
     return step
 

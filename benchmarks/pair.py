@@ -27,6 +27,11 @@ OFFLINE = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASET
            "HF_HUB_DISABLE_TELEMETRY": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
 
 
+def cores() -> int:
+    """That this process may use, which on a share of a host are fewer than the host's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WorkerFailed(Exception):
     """A worker ended, or took longer than the patience allows; the message is one line."""
 
@@ -51,7 +56,7 @@ class Worker:
         to_read, self._out_fd = os.pipe()
         self._in_fd, to_write = os.pipe()
         # All cores for both: while the other still loads, a program that measures threads would settle for one.
-        environment = {"OMP_NUM_THREADS": str(os.cpu_count()), **os.environ, **OFFLINE,
+        environment = {"OMP_NUM_THREADS": str(cores()), **os.environ, **OFFLINE,
                        **command.environment, **command.job.to_environment(),
                        GATE: f"{to_read},{to_write}",
                        "PYTHONPATH": os.pathsep.join([*command.path, str(REPOSITORY)])}

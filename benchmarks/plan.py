@@ -102,11 +102,10 @@ def _measure(plan: Plan, peer: Peer, limit: float, left: float) -> dict[str, Any
                            patience=min(plan.patience, left), tell=lambda line: print(f"  {line}", flush=True))
     except WorkerFailed as e:
         return {"error": str(e)}
-    per_unit = mean(floors.flops(plan.workload, plan.shape, s["tokens"], ours.options) / s["units"]
-                    for s in rounds.ours)
-    return {**report.summary(rounds, per_unit, limit), "options": {"ours": dict(ours.options),
+    per_unit, whole = map(mean, floors.per_unit(plan.workload, plan.shape, rounds.ours, ours.options))
+    return {**report.summary(rounds, per_unit, limit, whole), "options": {"ours": dict(ours.options),
                                                                    "peer": dict(theirs.options)},
-            "environment": keep, "flops_per_unit": per_unit}
+            "environment": keep, "flops_per_unit": per_unit, "flops_per_unit_whole": whole}
 
 
 def _write(plan: Plan, made: Mapping[str, Any]) -> None:

@@ -12,21 +12,26 @@ NOISY = 0.2
 """Cores that other processes used during a step; above it the step says little."""
 
 
-def summary(rounds: Rounds, flops_per_unit: float, gflops: float) -> dict[str, Any]:
-    """Both sides' medians and the ratio over pairs; every step's raw figures are kept."""
+def summary(rounds: Rounds, flops_per_unit: float, gflops: float, whole: float) -> dict[str, Any]:
+    """Both sides' medians and the ratio over pairs; every step's raw figures are kept.
+
+    `flops_per_unit` are those that nobody can avoid, `whole` those at all of N a token (see `floors`).
+    """
     ratios = rounds.ratios
     return {"ratio": {"median": median(ratios), "min": min(ratios), "max": max(ratios), "each": ratios},
-            "ours": side(rounds.ours, flops_per_unit, gflops), "peer": side(rounds.theirs, flops_per_unit, gflops),
+            "ours": side(rounds.ours, flops_per_unit, gflops, whole),
+            "peer": side(rounds.theirs, flops_per_unit, gflops, whole),
             "facts": rounds.facts, "steps": {"ours": rounds.ours, "peer": rounds.theirs}}
 
 
-def side(steps: Sequence[Mapping[str, Any]], flops_per_unit: float, gflops: float) -> dict[str, Any]:
-    """One worker's medians: rate, share of the limit, tokens with and without padding, peaks, noise."""
+def side(steps: Sequence[Mapping[str, Any]], flops_per_unit: float, gflops: float, whole: float) -> dict[str, Any]:
+    """One worker's medians: rate, shares of the limit, tokens with and without padding, peaks, noise."""
     rates = [rate(s) for s in steps]
     middle = median(rates)
     tokens, positions = (sum(s[k] for s in steps) for k in ("tokens", "positions"))
     found = {"rate": middle, "rate_min": min(rates), "rate_max": max(rates),
-             "share_of_limit": middle * flops_per_unit / gflops / 1e9, "tokens_per_step": tokens / len(steps),
+             "share_of_limit": middle * flops_per_unit / gflops / 1e9, "share_whole": middle * whole / gflops / 1e9,
+             "tokens_per_step": tokens / len(steps),
              "padding": 1 - tokens / positions if positions else 0.0, "peak_mb": max(s["peak_mb"] for s in steps),
              "other_cpu": max(s["other_cpu"] for s in steps)}
     if "gpu_mb" in steps[0]:
@@ -55,5 +60,6 @@ def lines(peer: str, unit: str, found: Mapping[str, Any]) -> list[str]:
 def _line(name: str, unit: str, s: Mapping[str, Any]) -> str:
     memory = f"{s['gpu_mb']:,.0f} MB on the GPU" if "gpu_mb" in s else f"peak {s['peak_mb']:,.0f} MB"
     return (f"  {name:<22} {s['rate']:>10,.4g} {unit}/s [{s['rate_min']:,.4g} - {s['rate_max']:,.4g}]  "
-            f"{s['share_of_limit']:.0%} of the limit  {s['tokens_per_step']:,.0f} tokens a step, "
+            f"{s['share_of_limit']:.0%} of the limit ({s['share_whole']:.0%} at 4N or 6N a token)  "
+            f"{s['tokens_per_step']:,.0f} tokens a step, "
             f"{s['padding']:.0%} padding  {memory}")

@@ -15,7 +15,8 @@ from benchmarks.catalogue import PEERS
 from benchmarks.report import NOISY
 
 HEAD = ("| workload | shape | peer | ours / peer [min, max] | ours | peer | of the limit, ours / peer "
-        "| peak MB, ours / peer | padding, peer |\n|---|---|---|---|---|---|---|---|---|")
+        "| at 4N or 6N a token "
+        "| peak MB, ours / peer | padding, peer |\n|---|---|---|---|---|---|---|---|---|---|")
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     for made in sorted(found, key=lambda f: (f["dtype"], f["shape"] != "tiny", order.index(f["workload"]))):
         for name, one in made["peers"].items():
             print(row(made, name, one) if "ratio" in one else
-                  f"| {made['workload']} | {shape(made)} | {name} | not measured: {one['error']} | | | | | |")
+                  f"| {made['workload']} | {shape(made)} | {name} | not measured: {one['error']} | | | | | | |")
 
 
 def row(made: Mapping[str, Any], name: str, one: Mapping[str, Any]) -> str:
@@ -38,6 +39,7 @@ def row(made: Mapping[str, Any], name: str, one: Mapping[str, Any]) -> str:
     return (f"| {made['workload']} | {shape(made)} | {name} | **{ratio['median']:.2f}** [{ratio['min']:.2f}, "
             f"{ratio['max']:.2f}], n = {len(ratio['each'])}{star} | {ours['rate']:,.4g} {made['unit']}/s "
             f"| {peer['rate']:,.4g} | {ours['share_of_limit']:.0%} / {peer['share_of_limit']:.0%} "
+            f"| {ours['share_whole']:.0%} / {peer['share_whole']:.0%} "
             f"| {ours['peak_mb']:,.0f} / {peer['peak_mb']:,.0f} | {peer['padding']:.0%} |")
 
 

@@ -71,8 +71,11 @@ class Gate:
         self._send({"ready": facts})
         self._wait()
 
-    def passed(self, *, units: float, tokens: int = 0, positions: int = 0, loss: float | None = None) -> None:
-        """One step is done: its units, real tokens, positions with padding, and loss; then wait for the next turn."""
+    def passed(self, *, units: float, tokens: int = 0, read: int = 0, positions: int = 0,
+               loss: float | None = None) -> None:
+        """One step is done: its units, real tokens, those whose output was read (0: all), positions with padding, and
+        loss; then wait for the next turn.
+        """
         figures: dict[str, Any] = {}
         if self._device == "cuda":
             import torch
@@ -80,8 +83,8 @@ class Gate:
             torch.cuda.synchronize()
             figures["gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
         figures["seconds"] = time.perf_counter() - self._began
-        self._send({**figures, "units": units, "tokens": int(tokens), "positions": int(positions or tokens),
-                    "loss": loss, "peak_mb": round(peak_mb())})
+        self._send({**figures, "units": units, "tokens": int(tokens), "read": int(read or tokens),
+                    "positions": int(positions or tokens), "loss": loss, "peak_mb": round(peak_mb())})
         self._wait()
 
     def _send(self, message: Mapping[str, Any]) -> None:

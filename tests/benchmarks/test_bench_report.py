@@ -20,15 +20,16 @@ def step(units, seconds, **more):
 
 def test_the_ratio_line_has_median_min_and_max():
     found = report.summary(Rounds([step(10, 1), step(10, 2), step(10, 1)], [step(5, 1), step(5, 1), step(2, 1)], {}),
-                           2e9, 100)
+                           2e9, 100, 3e9)
     assert found["ratio"]["each"] == [2, 1, 5]
     assert report.ratio_line("sft", "trl", found["ratio"]) == "RATIO sft trl 2.00 1.00 5.00"
     assert found["ours"]["share_of_limit"] == pytest.approx(10 * 2e9 / 100e9)
+    assert found["ours"]["share_whole"] == pytest.approx(10 * 3e9 / 100e9)
     assert found["ours"]["padding"] == pytest.approx(0.25)
 
 
 def test_a_noisy_machine_is_named():
-    quiet, noisy = (report.summary(Rounds([step(1, 1, other_cpu=x)], [step(1, 1)], {}), 1, 1) for x in (0.1, 0.7))
+    quiet, noisy = (report.summary(Rounds([step(1, 1, other_cpu=x)], [step(1, 1)], {}), 1, 1, 1) for x in (0.1, 0.7))
     assert not any("other processes" in line for line in report.lines("trl", "tokens", quiet))
     assert any("up to 0.7 cores" in line for line in report.lines("trl", "tokens", noisy))
 
@@ -79,9 +80,20 @@ def test_floors_count_the_parameters_in_products():
     blocks = 4 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 256 * 1024)
     assert floors.products("tiny", head=False) == blocks
     assert floors.products("tiny") == blocks + 256 * 8192
-    assert floors.flops("sft-full", "tiny", 10, {}) == 6 * 10 * floors.products("tiny")
-    adapter, trunk = (floors.flops("ppo", "tiny", 1, {"epochs": 4, "value": v}) for v in ("adapter", "trunk"))
+    assert floors.flops("sft-full", "tiny", 10, None, {}) == 6 * 10 * floors.products("tiny")
+    adapter, trunk = (floors.flops("ppo", "tiny", 1, None, {"epochs": 4, "value": v}) for v in ("adapter", "trunk"))
     assert adapter - trunk == 4 * 4 * blocks
+    assert floors.flops("grpo", "tiny", 7, None, {}) == 7 * (8 * blocks + 6 * 256 * 8192)
+
+
+def test_floors_charge_the_output_layer_and_the_last_block_for_what_is_read():
+    """96 tokens of prompt, 56 that are read: the prompt needs the last block's keys and values and no vocabulary."""
+    blocks, last, head = floors.products("tiny", head=False), 2 * 256 * 256 + 3 * 256 * 1024, 256 * 8192
+    assert floors.skippable("tiny") == last
+    assert floors.flops("sft", "tiny", 152, 56, {}) == 4 * (152 * (blocks - last) + 56 * (last + head))
+    assert floors.flops("reward", "tiny", 152, 2, {}) == 4 * (152 * (blocks - last) + 2 * last)
+    for workload in PEERS:
+        assert floors.flops(workload, "tiny", 152, 56, {}) < floors.flops(workload, "tiny", 152, None, {})
 
 
 def test_rows_repeat_from_the_start_and_are_the_same_for_all():

@@ -87,3 +87,12 @@ def test_the_gates_close_behind_every_pair(fake, tmp_path):
     for _ in pairwise(range(3)):
         alternate(fake("ours"), fake("theirs"), 1, tmp_path / "logs", warm_up=0)
     assert len(diary(tmp_path)) == 2 * 2 * 2
+
+
+def test_workers_take_the_cores_that_this_process_may_use(monkeypatch, fake, tmp_path):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *a, env, **k: started.append(env["OMP_NUM_THREADS"]))
+    Worker(fake("ours"), tmp_path / "log", 30)
+    assert started == ["3"]

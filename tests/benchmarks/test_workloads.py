@@ -51,6 +51,9 @@ def test_our_step_reports_what_it_did(prepared, workload):
         rows = data.pairs(prepared)[:4]
         assert first["tokens"] == sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) for r in rows)
         assert 5.5 < first["loss"] < 7  # near log 512
+    answers = [len(r[f"{key}_ids"]) for r in data.pairs(prepared)[:4] for key in ("chosen", "rejected")]
+    read = {"reward": 8, "rankings-4": 16, "rankings-9": 36, "dpo": sum(answers), "ppo": 24, "grpo": 96, "rloo": 96}
+    assert first["read"] == (sum(answers[::2]) if workload.startswith("sft") else read.get(workload, 24))
     if workload == "dpo":
         assert first["loss"] == pytest.approx(0.6931, abs=1e-3)
 
