@@ -37,7 +37,7 @@ from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree
 from tunesmith.model.scorer import RewardModel
 from tunesmith.quickstart.builtin import BASES
-from tunesmith.records import Answer, AnswerGroup, Message, Pair, Prompt, Tiers
+from tunesmith.records import Answer, AnswerGroup, Message, Pair, Prompt, Tiers, fingerprint
 from tunesmith.settings import RewardSettings
 from tunesmith.statistics import Floats, kendall_tau_b
 from tunesmith.train import reward
@@ -251,7 +251,7 @@ def main() -> None:
     parts = divide(base, rankings, limit, held_out, bool(a.tune), seen=16 if a.quick else 80)
     settings = RewardSettings(base="loan-desk", comparisons=a.set, name="rankings", lr=a.lr, epochs=a.epochs,
                               batch=a.batch)
-    log = a.log / f"{a.set}-{limit}x{a.batch}{'-tune' if a.tune else ''}.jsonl"
+    log = a.log / f"{a.set}-{limit}x{a.batch}-{same(settings, a.points, parts)}{'-tune' if a.tune else ''}.jsonl"
     runs = [(arm, settings.model_copy(update={"seed": seed, "lr": lr}))
             for seed in a.seeds for arm in a.arms for lr in a.tune or [a.lr]]
     lines = learn(base, parts, runs, a.points, log)
@@ -269,7 +269,9 @@ def main() -> None:
 
 def learn(base: Base, parts: Parts, runs: Iterable[tuple[str, RewardSettings]], points: Sequence[float],
           log: Path) -> list[dict[str, Any]]:
-    """The lines of the runs that the log lacks, behind those that it holds."""
+    """The lines of these runs; those that the log lacks are measured and appended to it."""
+    runs = list(runs)
+    wanted = {(arm, s.seed, s.lr) for arm, s in runs}
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
     done = {(x["arm"], x["seed"], x["lr"], x["epoch"]) for x in lines}
@@ -281,7 +283,14 @@ def learn(base: Base, parts: Parts, runs: Iterable[tuple[str, RewardSettings]], 
                 file.write(json.dumps(line) + "\n")
             lines.append(line)
             print(*_brief(line), flush=True)
-    return lines
+    return [x for x in lines if (x["arm"], x["seed"], x["lr"]) in wanted]
+
+
+def same(settings: RewardSettings, points: Sequence[float], parts: Parts) -> str:
+    """What names all that runs in one log share: everything but arm, seed and learning rate."""
+    shared = settings.model_dump(mode="json", exclude={"seed", "lr", "loss", "name"})
+    pages = [[i.group.id for i in part] for part in (parts.train, parts.seen, parts.held_out)]
+    return fingerprint([shared, list(points), pages])[:8]
 
 
 def describe(parts: Parts, settings: RewardSettings) -> dict[str, Any]:

@@ -159,3 +159,29 @@ def test_held_out_prompts_are_never_trained_on(base):
         assert len(train) == 20 and held and not train & held
         assert {i.group.prompt.id for i in parts.seen} <= train and len(parts.seen) == 10
         assert any(i.group.prompt.split == "dev" for i in parts.held_out) is not tune
+
+
+def test_a_log_of_several_learning_rates_gives_the_runs_that_were_asked_for(base, monkeypatch, tmp_path):
+    """A run that the log holds is not repeated, and another learning rate's lines do not stand in for its own."""
+    ran = []
+
+    def train(base, parts, arm, settings, points):
+        ran.append(settings.lr)
+        yield {"arm": arm, "seed": settings.seed, "lr": settings.lr, "epoch": 1.0}
+
+    monkeypatch.setattr(rankings, "train", train)
+    monkeypatch.setattr(rankings, "_brief", lambda line: [])
+    settings = RewardSettings(base="x", comparisons="x", name="x", epochs=1)
+    for lr in (1e-3, 5e-4, 1e-3):
+        lines = rankings.learn(base, None, [("grouped", settings.model_copy(update={"lr": lr}))], [1.0],
+                               tmp_path / "log.jsonl")
+        assert [x["lr"] for x in lines] == [lr]
+    assert ran == [1e-3, 5e-4]
+
+
+def test_a_log_is_named_after_all_that_its_runs_share():
+    settings, parts = RewardSettings(base="x", comparisons="x", name="x"), rankings.Parts([], [], [])
+    names = {rankings.same(settings.model_copy(update=u), p, parts) for u, p in (
+        ({}, [1.0]), ({"rank": 4}, [1.0]), ({"alpha": 8}, [1.0]), ({"epochs": 2.0}, [1.0]), ({}, [0.5, 1.0]))}
+    assert len(names) == 5
+    assert rankings.same(settings.model_copy(update={"lr": 9.0, "seed": 3}), [1.0], parts) in names
