@@ -78,8 +78,32 @@ def parser() -> Parser:
         command.add_argument("action", choices=actions, nargs="?", default="ls")
         command.add_argument("which", nargs="?", default="", help="a name, where the action needs one")
         _common(command)
+    _add_team(verbs)
     _common(verbs.add_parser("doctor", help="what this machine can do, what is missing, how to get it"))
     return top
+
+
+def _add_team(verbs: Any) -> None:
+    """`keys` and `team`, which look after who may come in."""
+    keys = verbs.add_parser("keys", help="keys of programs", description="keys of programs; a key is shown once")
+    keys.add_argument("action", choices=("ls", "create", "revoke"), nargs="?", default="ls")
+    keys.add_argument("which", nargs="?", default="", help="create: what will use the key; revoke: its id")
+    keys.add_argument("--scopes", nargs="*", metavar="NAME", default=("chat",),
+                      help="rank, read, data, manage, chat (default: chat)")
+    keys.add_argument("--account", metavar="NAME", default="me", help="whose key; a new account is a program's "
+                      "(default: me)")
+    keys.add_argument("--days", type=float, metavar="X", default=0, help="until it expires (default: never)")
+    team = verbs.add_parser("team", help="people, invitations, the audit log",
+                            description="people and what they may do")
+    team.add_argument("action", choices=("ls", "invite", "link", "reset", "role", "activate", "deactivate", "audit"),
+                      nargs="?", default="ls")
+    team.add_argument("which", nargs="?", default="", help="a person's name")
+    team.add_argument("--role", metavar="NAME", default="", help="invite, role: admin, manager, reviewer, labeler, "
+                      "viewer (default: labeler)")
+    team.add_argument("--url", metavar="URL", default="http://127.0.0.1:8400", help="where the studio runs, for links "
+                      "(default: http://127.0.0.1:8400)")
+    for command in (keys, team):
+        _common(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -224,16 +248,16 @@ def _evaluate(command: argparse.Namespace, terminal: Terminal) -> None:
 def _studio(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith.service.app import create_app, run_server
 
-    chosen = _settings(command)
-    shop = _shop(command, terminal)
-    app = create_app(shop.workspace, labeler=chosen.labeler)
-    run_server(app, chosen.host, chosen.port,
-               announce=lambda url: terminal.say(f"studio: {url}{f'rank/{chosen.groups}' if chosen.groups else ''}  "
-                                                 "(Ctrl+C ends it)"))
+    chosen, workspace = _settings(command), _shop(command, terminal).workspace
+    app = create_app(workspace, labeler=chosen.labeler, hosts=chosen.allow_host, https=chosen.https)
+    path = f"/rank/{chosen.groups}" if chosen.groups else "/"
+    run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
+        f"studio: {_entrance(workspace, app, url, path)}  (Ctrl+C ends it)\n{_ONCE}{_plain(chosen)}"))
 
 
 def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith.service.app import create_app, run_server
+    from tunesmith.store import keys
 
     chosen = _settings(command)
     shop = _shop(command, terminal)
@@ -244,8 +268,29 @@ def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
 
         return LocalEngine(shop.base(spec))
 
-    run_server(create_app(shop.workspace, engine, base=spec), chosen.host, chosen.port,
-               announce=lambda url: terminal.say(f"OpenAI-compatible API: {url}v1  studio: {url}  (Ctrl+C ends it)"))
+    app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
+                     https=chosen.https)
+    needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
+             "is open to every program on this machine until you make a key")
+    run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
+        f"OpenAI-compatible API: {url}v1  studio: {_entrance(shop.workspace, app, url)}  (Ctrl+C ends it)\n"
+        f"The API {needs}: tunesmith keys create NAME --scopes chat. {_ONCE}{_plain(chosen)}"))
+
+
+_ONCE = "The studio's link signs you in, once, within 10 minutes; a new one: tunesmith team link."
+
+
+def _entrance(workspace: Any, app: Any, url: str, path: str = "/") -> str:
+    """The link that signs in who started the server."""
+    from tunesmith.service import access
+    from tunesmith.store import team
+
+    return f"{url.rstrip('/')}{access.entrance(team.link(workspace, app.state.owner, team.SHELL), path)}"
+
+
+def _plain(chosen: settings.Served) -> str:
+    return "" if chosen.https or not chosen.allow_host else (
+        "\nWithout https everybody on the way can read passwords: put a proxy that encrypts in front, and add --https.")
 
 
 def _quickstart(command: argparse.Namespace, terminal: Terminal) -> None:
@@ -302,6 +347,64 @@ def _data(command: argparse.Namespace, terminal: Terminal) -> None:
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
 
 
+def _keys(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.store import keys, team
+
+    workspace = _shop(command, terminal).workspace
+    if command.action == "ls":
+        rows = [{"id": k.id, "name": k.name, "account": k.account, "key": k.hint, "scopes": " ".join(k.scopes),
+                 "works": "yes" if k.works else "revoked" if k.revoked else "expired", "created": k.created}
+                for k in keys.keys(workspace)]
+        return terminal.result({"keys": rows}, table(rows))
+    if command.action == "revoke":
+        keys.revoke_key(workspace, id := _which(command), team.SHELL)
+        return terminal.result({"revoked": id}, f"{id} works no more")
+    if command.account not in {a.name for a in team.accounts(workspace)}:
+        team.new_account(workspace, command.account, "admin" if command.account == "me" else "api", team.SHELL)
+    key, secret = keys.create_key(workspace, command.account, _which(command), command.scopes, team.SHELL, command.days)
+    return terminal.result({"id": key.id, "key": secret, "scopes": list(key.scopes), "expires": key.expires},
+                           f"{secret}\nIt is shown only now. It may: {', '.join(key.scopes)}; of {key.account}; "
+                           f"to end it: tunesmith keys revoke {key.id}")
+
+
+def _team(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.service import access
+    from tunesmith.store import team
+
+    workspace = _shop(command, terminal).workspace
+    shell, url = team.SHELL, command.url.rstrip("/")
+    if command.action == "ls":
+        rows = [{"name": a.name, "role": a.role, "active": "yes" if a.active else "no",
+                 "password": "yes" if a.password else "no", "created": a.created} for a in team.accounts(workspace)]
+        return terminal.result({"team": rows}, table(rows))
+    if command.action == "audit":
+        count, head = team.verify_audit(workspace)
+        lines = [f"{e.at}  {e.actor}  {e.action}  {e.object}  {e.detail or ''}" for e in team.entries(workspace)[::-1]]
+        return terminal.result({"entries": count, "head": head}, "\n".join(
+            [*lines, f"{count} entries, unaltered; the newest has the digest {head}"]))
+    if command.action == "invite":
+        secret = team.invite(workspace, command.role or "labeler", shell, command.which)
+        return _link(terminal, f"{url}/invite?key={secret}", f"once, for {team.INVITATION_DAYS} days")
+    if command.action == "link":
+        secret = team.link(workspace, command.which or "me", shell)
+        return _link(terminal, f"{url}{access.entrance(secret)}", f"once, for {team.LINK_MINUTES} minutes")
+    name = _which(command)
+    if command.action == "reset":
+        secret = team.reset_password(workspace, name, shell)
+        return _link(terminal, f"{url}{access.entrance(secret, '/account')}", f"once, for {team.INVITATION_DAYS} days")
+    if command.action == "role":
+        team.set_role(workspace, name, command.role or "labeler", shell)
+    else:
+        team.set_active(workspace, name, command.action == "activate", shell)
+    now = team.account(workspace, name)
+    return terminal.result({"name": name, "role": now.role, "active": now.active},
+                           f"{name} is {now.role}{'' if now.active else ', switched off'}")
+
+
+def _link(terminal: Terminal, link: str, works: str) -> None:
+    terminal.result({"link": link}, f"{link}\nIt works {works}.")
+
+
 def _doctor(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith import doctor
 
@@ -331,5 +434,6 @@ def _skipped(counts: Mapping[str, int]) -> str:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
     "quickstart": _quickstart, "import": _import, "sft": _train("sft"), "collect": _collect, "studio": _studio,
     "reward": _train("reward"), "ppo": _train("ppo"), "prefer": _train("prefer"), "evaluate": _evaluate,
-    "serve": _serve, "runs": _runs, "adapters": _adapters, "data": _data, "doctor": _doctor,
+    "serve": _serve, "runs": _runs, "adapters": _adapters, "data": _data, "keys": _keys, "team": _team,
+    "doctor": _doctor,
 }

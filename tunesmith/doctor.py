@@ -17,6 +17,7 @@ def examine(workspace: str) -> list[dict[str, str]]:
     if importlib.util.find_spec("torch"):
         rows += _torch()
     rows.append(_disk(Path(workspace)))
+    rows += _doors(Path(workspace))
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("firefox")
     rows.append(_row("browser", browser or "none found", "" if browser else "any browser on this machine will do"))
     return rows
@@ -69,3 +70,21 @@ def _disk(folder: Path) -> dict[str, str]:
         here = here.parent
     free = shutil.disk_usage(here).free / 1e9
     return _row("disk", f"{free:.1f} GB free for {folder}", "" if free > 2 else "free some space: runs need about 2 GB")
+
+
+def _doors(folder: Path) -> list[dict[str, str]]:
+    """Who may come in: accounts, and whether the API asks for a key. Nothing where there is no workspace yet."""
+    from tunesmith.errors import TunesmithError
+    from tunesmith.store import keys, team
+    from tunesmith.store.workspace import DATABASE, Workspace
+
+    if not (folder / DATABASE).exists():
+        return []
+    try:
+        with Workspace.open(folder) as workspace:
+            people, closed = len(team.accounts(workspace)), keys.any_key(workspace)
+    except TunesmithError as error:
+        return [_row("workspace", "cannot be opened", str(error))]
+    return [_row("accounts", str(people)),
+            _row("/v1 (API)", "asks for a key") if closed else
+            _row("/v1 (API)", "open to every program on this machine", "tunesmith keys create NAME --scopes chat")]

@@ -6,12 +6,13 @@ derived numbers are plain functions next to their use.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tunesmith.errors import SettingsError, nearest
 
@@ -97,6 +98,9 @@ class CollectSettings(Settings):
 
     model: str = Field("", description="the adapter that answers; the bare base if empty")
     base: str = Field("", description="needed only without a model")
+    endpoint: str = Field("", description="an OpenAI-compatible server whose --model answers: its address "
+                          "(https://HOST/v1), or the name of one that the studio knows")
+    key: str = Field("", description="the environment variable with the endpoint's key, such as OPENAI_API_KEY")
     prompts: str = Field(..., description="a dataset of prompts")
     name: str = Field("", description="name of the set of answer groups; default: the prompts' name")
     answers: int = Field(4, ge=2, le=9, description="answers per prompt")
@@ -253,19 +257,34 @@ class ImportSettings(Settings):
     licence: str = ""
 
 
-class StudioSettings(Settings):
+class Served(Settings):
+    """What all servers share."""
+
+    host: str = Field("127.0.0.1", description="the address to listen on; one that other machines reach needs "
+                      "--allow-host")
+    labeler: str = Field("me", description="your account, made as an admin if it is new; your judgements have its name")
+    allow_host: tuple[str, ...] = Field((), description="names that people may call this server by, beside localhost")
+    https: bool = Field(False, description="a proxy in front of this server encrypts: cookies are for https only")
+
+    @field_validator("allow_host")
+    @classmethod
+    def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]", name):
+                raise ValueError(f"{name!r} is no host name: give it without http:// and without a port")
+        return names
+
+
+class StudioSettings(Served):
     """rank in the browser"""
 
-    host: str = "127.0.0.1"
     port: int = Field(8400, ge=0, le=65535)
     groups: str = Field("", description="the set to rank; default: the newest")
-    labeler: str = Field("me", description="the name your judgements are stored under")
 
 
-class ServeSettings(Settings):
+class ServeSettings(Served):
     """OpenAI-compatible API + studio"""
 
-    host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     base: str = Field("", description="default: the base of the newest adapter")
 

@@ -53,10 +53,14 @@ def test_your_own_rankings_are_taken_before_the_panel_goes_on(workspace: Workspa
     while not said:
         time.sleep(0.01)
     page = next(word for word in said[0].split() if word.startswith("http"))
-    origin = page.split("/rank/")[0].rstrip("/")
-    for group in workspace.groups("g")[:2]:
-        body = {"id": group.id, "group": group.id, "tiers": [[0], [1]], "shown": [1, 0], "seconds": 3.5}
-        answer = httpx.post(f"{origin}/api/rankings", json=body, headers={"origin": origin})
+    origin = page.split("/enter")[0]
+    browser = httpx.Client(headers={"origin": origin, "sec-fetch-site": "none"}, follow_redirects=True)
+    assert browser.get(page).url.path == "/rank/g"  # the printed link signs in
+    for number in range(2):
+        claim = browser.post(f"{origin}/api/sets/g/claims", json={}).json()["claim"]
+        body = {"id": f"your-{number:04}", "group": claim["group"], "token": claim["token"], "shown": claim["shown"],
+                "tiers": [[0], [1]], "seconds": 3.5}
+        answer = browser.post(f"{origin}/api/rankings", json=body)
         assert answer.status_code == 201, answer.text
     person.join(timeout=10)
     assert not person.is_alive()

@@ -115,12 +115,15 @@ def rank(workspace: Workspace, groups_name: str, plan: Plan, seed: int) -> None:
 
 def rank_yourself(workspace: Workspace, groups_name: str, count: int, terminal: Terminal) -> None:
     """Open the studio until the person has ranked `count` groups; their rankings train beside the panel's."""
+    from tunesmith.service import access
     from tunesmith.service.app import create_app, open_server
+    from tunesmith.store import team
 
     server, listener, url = open_server(create_app(workspace, labeler=YOU))
+    link = access.entrance(team.link(workspace, YOU, team.SHELL), f"/rank/{groups_name}")
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
-    terminal.say(f"Rank {count} prompts at {url}/rank/{groups_name} ; this goes on when you are done")
+    terminal.say(f"Rank {count} prompts at {url}{link} ; this goes on when you are done")
     try:
         with terminal.progress("your rankings") as progress:
             done = 0

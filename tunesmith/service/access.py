@@ -188,7 +188,7 @@ def local(path: str) -> str:
 
 def entrance(secret: str, path: str = "/") -> str:
     """The path of a link that signs in and leads on to `path`."""
-    return f"/enter?{urlencode({'once': secret, **({'next': path} if path != '/' else {})}, quote_via=quote)}"
+    return f"/enter?{urlencode({'once': secret, **({'next': path} if path != '/' else {})}, quote_via=quote, safe='/')}"
 
 
 # ---- guessing

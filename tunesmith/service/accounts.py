@@ -73,15 +73,17 @@ def _doors(routes: APIRouter, workspace: Workspace, by_name: Throttle, by_addres
 
     @routes.get("/enter")
     def enter(request: Request, once: str = "", next: str = "/") -> Response:
-        """The link that the command line prints. Opened directly it works at once; a page, a mail program or a
-        preview that follows it gets a page with a button, so that nobody uses it up unseen."""
-        found = team.link_for(workspace, once)
+        """The link that the command line prints. Opened from there it works at once. A page, a mail program or a
+        preview that follows it gets a page with a button, so that nobody uses it up unseen; so does a browser in
+        which somebody else is signed in."""
+        found, known = team.link_for(workspace, once), _known(request)
         if found is None:
-            if _known(request):
+            if known:
                 return _to(local(next))  # a reload, or the back button
-            raise NotFound("This link does not work any more: it was used or has expired. Start the studio again or "
-                           "ask for a new one, or sign in at /signin.")
-        if request.headers.get("sec-fetch-site") == "none" and "sec-purpose" not in request.headers:
+            raise NotFound("This link does not work any more: it was used or has expired. Ask for a new one, or make "
+                           "one at the command line: tunesmith team link NAME.")
+        typed = request.headers.get("sec-fetch-site") == "none" and "sec-purpose" not in request.headers
+        if typed and (known is None or known.name == found.name):
             return _welcome(request, workspace, team.enter(workspace, once), local(next))
         return _page("enter.html", once=once, next=local(next), name=found.name)
 
@@ -139,8 +141,9 @@ def _own(routes: APIRouter, workspace: Workspace) -> None:
     def page(who: Person, status: int = 200, **shown: Any) -> Response:
         own = team.account(workspace, who.name)
         return _page("account.html", status, **{
-            "who": who, "own": own, "sessions": team.sessions(workspace, who.name), "scopes": keys.SCOPES,
-            "keys": keys.keys(workspace, who.name), "problem": "", "done": "", "secret": "", **shown})
+            "who": who, "own": own, "sessions": team.sessions(workspace, who.name), "problem": "", "done": "",
+            "scopes": {s: keys.SCOPES[s] for s in keys.ALLOWED[own.role]}, "keys": keys.keys(workspace, who.name),
+            "secret": "", **shown})
 
     @routes.get("/account")
     def account(who: SignedIn) -> Response:

@@ -19,7 +19,7 @@ from tunesmith import __version__
 from tunesmith.errors import UserError
 from tunesmith.service import access, refusals
 from tunesmith.service.hub import Hub, ServingEngine
-from tunesmith.service.security import MAX_BODY, Guard, require_named
+from tunesmith.service.security import LOOPBACK, MAX_BODY, Guard, require_named
 from tunesmith.store import team
 
 if TYPE_CHECKING:
@@ -93,8 +93,15 @@ def open_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0) -> tuple[u
         raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
                             ws="none", timeout_graceful_shutdown=3)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    return uvicorn.Server(config), listener, url
+    return uvicorn.Server(config), listener, _address(app, host, listener.getsockname()[1])
+
+
+def _address(app: FastAPI, host: str, port: int) -> str:
+    """What people type. A proxy that encrypts listens at the usual port of the first name."""
+    if app.state.https and app.state.hosts:
+        return f"https://{app.state.hosts[0]}"
+    name = host if host in LOOPBACK else app.state.hosts[0]
+    return f"http://{f'[{name}]' if ':' in name else name}:{port}"
 
 
 def run_server(app: FastAPI, host: str = "127.0.0.1", port: int = 0, announce: Callable[[str], None] = print) -> None:

@@ -6,8 +6,8 @@ import hmac
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -22,7 +22,6 @@ from tunesmith.store.runs import now
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
-Scope = Literal["rank", "read", "data", "manage", "chat"]
 SCOPES: dict[str, str] = {
     "rank": "judge answers, review demonstrations",
     "read": "read figures, runs, models",
@@ -30,7 +29,11 @@ SCOPES: dict[str, str] = {
     "manage": "change projects, the queue, the team",
     "chat": "talk to the models under /v1",
 }
-assert set(SCOPES) == set(get_args(Scope))
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "admin": tuple(SCOPES), "manager": tuple(SCOPES), "api": tuple(SCOPES),
+    "reviewer": ("rank", "read"), "labeler": ("rank",), "viewer": ("read",),
+}
+"""The scopes that the keys of a role may have. A key that had more before its account lost a role has them no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def create_key(workspace: Workspace, account: str, name: str, scopes: Sequence[s
 
     Raises:
         NotFound: no such account.
-        UserError: no or unknown scopes, a bad name.
+        UserError: no or unknown scopes, one that the account's role does not allow, a bad name.
     """
     name = name.strip()
     if not 1 <= len(name) <= 64 or not name.isprintable():
@@ -67,7 +70,9 @@ def create_key(workspace: Workspace, account: str, name: str, scopes: Sequence[s
         raise UserError(f'unknown scope "{unknown[0]}"{nearest(unknown[0], SCOPES)}')
     if not scopes:
         raise UserError(f"a key needs at least one scope: {', '.join(SCOPES)}")
-    team.account(workspace, account)
+    role = team.account(workspace, account).role
+    if above := [s for s in scopes if s not in ALLOWED[role]]:
+        raise UserError(f'"{account}" is {role}; its keys cannot have the scope "{above[0]}"')
     secret = f"sk-{new_secret()}"
     key = Key(secrets.token_hex(8), account, name, f"sk-...{secret[-4:]}", tuple(s for s in SCOPES if s in scopes),
               now(), team.from_now(days=days) if days > 0 else "", "")
@@ -106,7 +111,7 @@ def revoke_key(workspace: Workspace, id: str, by: str, account: str = "") -> Non
 
 
 def key(workspace: Workspace, secret: str) -> tuple[team.Account, Key] | None:
-    """The account and the key of a secret, if both work."""
+    """The account and the key of a secret, if both work; the key with the scopes that the account still allows."""
     wanted = digest(secret)
     with workspace.database.read() as c:
         row = c.execute(sa.select(db.api_keys).where(db.api_keys.c.digest == wanted)).first()
@@ -114,6 +119,7 @@ def key(workspace: Workspace, secret: str) -> tuple[team.Account, Key] | None:
     if not row or not who or not hmac.compare_digest(row.digest, wanted) or not who.active:
         return None
     found = _key(row)
+    found = replace(found, scopes=tuple(s for s in found.scopes if s in ALLOWED[who.role]))
     return (team.Account(who.name, who.role, True, bool(who.password), who.created), found) if found.works else None
 
 

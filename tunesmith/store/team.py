@@ -504,10 +504,10 @@ def _quarantined(labeler: str) -> sa.Select[Any]:
     return sa.select(db.quarantines.c.seq).where(db.quarantines.c.labeler == labeler, db.quarantines.c.lifted_at == "")
 
 
-def _open(secret: str = "") -> list[Any]:
+def _open(secret: str | None = None) -> list[Any]:
     """Of an invitation or link that still works."""
     i = db.invitations.c
-    return [i.used_by == "", ~i.withdrawn, i.expires > now(), *([i.digest == digest(secret)] if secret else [])]
+    return [i.used_by == "", ~i.withdrawn, i.expires > now(), *([] if secret is None else [i.digest == digest(secret)])]
 
 
 # ---- small things
