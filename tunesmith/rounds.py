@@ -10,12 +10,12 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
-from tunesmith.contracts import Progress, Sampling, Scorer
+from tunesmith.contracts import Engine, Progress, Sampling, Scorer
 from tunesmith.errors import NotFound, UserError
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate.compare import Checks, answer_all, compare, save
@@ -146,7 +146,8 @@ def collect(shop: Shop, settings: CollectSettings) -> int:
     name = settings.name or settings.prompts
     have = {g.prompt.id for g in shop.workspace.groups(name)} if name in _sets(shop.workspace) else set()
     prompts = [p for p in _limited(shop.workspace.dataset(settings.prompts), settings.limit) if p.id not in have]
-    engine = _engine(shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
+    engine = _remote(shop.workspace, settings) if settings.endpoint else _engine(
+        shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     total = 0
     with shop.progress("collect") as progress:
         for start in range(0, len(prompts), settings.batch):
@@ -156,6 +157,26 @@ def collect(shop: Shop, settings: CollectSettings) -> int:
             total += shop.workspace.add_groups(name, [AnswerGroup(p, tuple(a)) for p, a in zip(part, answers)])
             progress(start + len(part), len(prompts), {})
     return total
+
+
+def _remote(workspace: Workspace, settings: CollectSettings) -> Engine:
+    """The endpoint of `collect`. An address typed at the shell may lie in private networks, as the shell does.
+
+    Raises:
+        UserError: a bad address, model or key variable, no key, an unknown name.
+    """
+    from tunesmith.service.outbound import Policy
+    from tunesmith.service.remote import RemoteEngine
+    from tunesmith.store.endpoints import Endpoint, check_endpoint, find_endpoint
+
+    if settings.base:
+        raise UserError("--base is for the workspace's own models; an endpoint knows its own")
+    if "://" in settings.endpoint:
+        typed = Endpoint("typed", settings.endpoint, settings.model, settings.key)
+        return RemoteEngine(check_endpoint(typed), Policy(private=None))
+    known = find_endpoint(workspace, settings.endpoint)
+    return RemoteEngine(check_endpoint(replace(known, model=settings.model or known.model,
+                                               key_variable=settings.key or known.key_variable)))
 
 
 def comparisons(workspace: Workspace, name: str, without: Sequence[str] = (), merged: bool = True) -> list[AnswerGroup]:
