@@ -27,9 +27,10 @@ def programs() -> Path | None:
 
 
 class Server:
-    """A server of our own, in a folder of its own; it forgets to be durable, which tests need not wait for."""
+    """A server of our own, in a folder of its own; unless `durable`, it does not wait for the disk, nor do tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = False) -> None:
+        self.durable = durable
         folder = programs()
         if folder is None:
             pytest.skip("no PostgreSQL here (no pg_ctl found)")
@@ -57,8 +58,8 @@ class Server:
         assert done.returncode == 0, done.stdout
 
     def start(self) -> None:
-        options = (f"-p {self.port} -h 127.0.0.1 -k {self.home} -c fsync=off "
-                   "-c full_page_writes=off -c max_connections=150 -c shared_buffers=64MB")
+        hasty = "" if self.durable else "-c fsync=off -c full_page_writes=off "
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.home} {hasty}-c max_connections=150 -c shared_buffers=64MB"
         self.run("pg_ctl", "--pgdata", "data", "--log", "log", "--wait", "--options", options, "start")
 
     def stop(self, how: str = "fast") -> None:
