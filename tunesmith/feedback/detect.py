@@ -424,31 +424,33 @@ def _word_tests(counts: WordCounts) -> tuple[Floats, Floats, Floats]:
 def _word_counts(fit: Fit) -> dict[str, WordCounts]:
     """Counts for the first and for the last tier of the verdicts."""
     column: dict[str, int] = {}
-    entries: dict[str, list[tuple[int, int, float, float]]] = {"first": [], "last": []}
     row = {name: w for w, name in enumerate(fit.rows.names)}
+    parts: list[tuple[Ints, Floats, Floats, Floats]] = []
     for same in fit.judged.values():
         sets = [words(a.text) for a in same[0].answers]
-        every = frozenset().union(*sets)
+        every = sorted(frozenset().union(*sets))
+        number_V = np.array([column.setdefault(word, len(column)) for word in every], dtype=np.int64)
+        has_KV = np.array([[word in s for word in every] for s in sets], dtype=float)
         for g in same:
-            ranked = [i for tier in g.tiers for i in tier]
-            if g.labeler not in row or len(g.tiers) < 2:
-                continue
-            for word in every:
-                share = sum(word in sets[i] for i in ranked) / len(ranked)
-                if 0 < share < 1:
-                    v = column.setdefault(word, len(column))
-                    for end, tier in (("first", g.tiers[0]), ("last", g.tiers[-1])):
-                        entries[end].append((row[g.labeler], v, sum(word in sets[i] for i in tier) / len(tier), share))
-    return {end: _counted(list(column), len(row), made) for end, made in entries.items()}
-
-
-def _counted(vocabulary: Sequence[str], labelers: int, entries: Sequence[tuple[int, int, float, float]]) -> WordCounts:
-    table = np.array(entries, dtype=float).reshape(-1, 4)
-    cell = (table[:, 0] * len(vocabulary) + table[:, 1]).astype(np.int64)
-    shape = (labelers, len(vocabulary))
-    tried, hits, chance = (np.bincount(cell, x, labelers * len(vocabulary)).astype(float).reshape(shape)
-                           for x in (None, table[:, 2], table[:, 3]))
-    return WordCounts(vocabulary, tried, hits, chance)
+            if g.labeler in row and len(g.tiers) > 1:
+                share_V = has_KV[[i for tier in g.tiers for i in tier]].mean(0)
+                use = (share_V > 0) & (share_V < 1)
+                parts.append((row[g.labeler] + len(row) * number_V[use], share_V[use],
+                              *(has_KV[list(g.tiers[end])].mean(0)[use] for end in (0, -1))))
+    if not parts:
+        return {}
+    cell, chance, first, last = (np.concatenate(p) for p in zip(*parts, strict=True))
+    common = np.flatnonzero(np.bincount(cell // len(row)) >= 2 * FEWEST)  # of natural text most words are rare
+    place = np.full(len(column), -1)
+    place[common] = np.arange(len(common))
+    kept = place[cell // len(row)] >= 0
+    cell = place[cell[kept] // len(row)] * len(row) + cell[kept] % len(row)
+    tried_WV, chance_WV, first_WV, last_WV = (
+        np.bincount(cell, x if x is None else x[kept], len(row) * len(common)).astype(float)
+        .reshape(len(common), len(row)).T for x in (None, chance, first, last))
+    vocabulary = np.array(list(column), dtype=object)[common].tolist()
+    return {end: WordCounts(vocabulary, tried_WV, hits_WV, chance_WV)
+            for end, hits_WV in (("first", first_WV), ("last", last_WV))}
 
 
 def collusion(fit: Fit, found: Judgements, residuals: Residuals, seed: int = 0) -> Iterator[Finding]:

@@ -129,7 +129,7 @@ def _newton(fit: Fit, score_uK: Floats, unit_E: Ints, row_E: Ints, starts_B: Int
         score_uK = score_uK - np.clip(step, -LONGEST, LONGEST)
         if np.abs(step).max(initial=0) < 1e-6:
             break
-    return score_uK, np.linalg.inv(curve)
+    return score_uK, np.asarray(np.linalg.inv(curve), dtype=np.float64)
 
 
 def _size(fit: Fit) -> int:
