@@ -65,7 +65,7 @@ def test_every_answer_carries_the_headers(client, path):
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy and "script-src 'self'" in policy and "unsafe" not in policy
     assert "frame-ancestors 'none'" in policy and "require-trusted-types-for 'script'" in policy
-    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
     assert headers["cross-origin-opener-policy"] == "same-origin" and headers["x-request-id"].startswith("req_")
     assert "access-control-allow-origin" not in headers
 
