@@ -19,6 +19,7 @@ from tunesmith.terminal import Terminal, table
 
 if TYPE_CHECKING:
     from tunesmith.rounds import Shop
+    from tunesmith.store.workspace import Workspace
 
 FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "quickstart": (settings.QuickstartSettings, ()),
@@ -37,7 +38,7 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
 LISTINGS = {
     "runs": ("training runs", ("ls", "show", "resume")),
     "adapters": ("adapters and where they come from", ("ls", "show")),
-    "data": ("datasets and sets of answers", ("ls", "show")),
+    "data": ("datasets and sets of answers", ("ls", "show", "export")),
 }
 
 
@@ -77,6 +78,12 @@ def parser() -> Parser:
         command = verbs.add_parser(noun, help=text, description=text)
         command.add_argument("action", choices=actions, nargs="?", default="ls")
         command.add_argument("which", nargs="?", default="", help="a name, where the action needs one")
+        if noun == "data":
+            command.add_argument("--format", metavar="NAME", default="parquet", help="export: tunesmith, trl, openai, "
+                                 "argilla, labelstudio, parquet, csv (default: parquet, a folder with a card)")
+            command.add_argument("--out", metavar="PATH", default="", help="export: the new file or folder")
+            command.add_argument("--names", action="store_true", help="export: keep the labelers' names")
+            command.add_argument("--licence", metavar="NAME", default="", help="export: for the card")
         _common(command)
     _add_team(verbs)
     _common(verbs.add_parser("doctor", help="what this machine can do, what is missing, how to get it"))
@@ -184,8 +191,18 @@ def _shop(command: argparse.Namespace, terminal: Terminal) -> Shop:
 def _import(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith import rounds
 
-    data = rounds.import_file(_shop(command, terminal), _settings(command))
-    terminal.result({"name": data.name, "kind": data.kind, "rows": data.count, "skipped": dict(data.skipped)},
+    chosen, shop = _settings(command), _shop(command, terminal)
+    if chosen.review:
+        new, left = rounds.import_drafts(shop, chosen)
+        return terminal.result({"desk": chosen.name, "new": new, "skipped": left},
+                               f"{new} new drafts wait on the desk {chosen.name}{_skipped(left)}; review them: "
+                               "tunesmith studio")
+    if judged := rounds.import_judgements(shop, chosen):
+        groups, verdicts, left = judged
+        return terminal.result({"set": chosen.name, "groups": groups, "verdicts": verdicts, "skipped": left},
+                               f"{chosen.name}: {groups} new groups, {verdicts} new verdicts{_skipped(left)}")
+    data = rounds.import_file(shop, chosen)
+    return terminal.result({"name": data.name, "kind": data.kind, "rows": data.count, "skipped": dict(data.skipped)},
                     f"{data.name}: {data.count} {data.kind} imported{_skipped(data.skipped)}")
 
 
@@ -340,11 +357,26 @@ def _data(command: argparse.Namespace, terminal: Terminal) -> None:
         rows += [{"name": s["name"], "kind": "answer groups", "rows": s["count"], "ranked": s["ranked"]}
                  for s in workspace.group_sets()]
         return terminal.result({"data": rows}, table(rows))
+    if command.action == "export":
+        return _export(command, terminal, workspace)
     d = workspace.dataset(_which(command))
     first = next(iter(d.rows())).to_dict()
     shown = {"name": d.name, "kind": d.kind, "rows": d.count, "fingerprint": d.fingerprint, "source": d.source,
              "licence": d.licence, "skipped": dict(d.skipped), "first row": first}
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
+
+
+def _export(command: argparse.Namespace, terminal: Terminal, workspace: Workspace) -> None:
+    from tunesmith.store import exchange, team
+
+    if not command.out:
+        raise SettingsError("tunesmith data export NAME needs --out PATH")
+    made = exchange.export(workspace, _which(command), command.format, command.out, names=command.names,
+                           licence=command.licence)
+    team.audit(workspace, team.SHELL, "data.export", command.which,
+               {"format": command.format, "rows": made.rows, "names": command.names})
+    terminal.result({"path": str(made.path), "rows": made.rows, "skipped": dict(made.skipped)},
+                    f"{made.path}: {made.rows} rows{_skipped(made.skipped)}")
 
 
 def _keys(command: argparse.Namespace, terminal: Terminal) -> None:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
 from tunesmith.contracts import Engine, Progress, Sampling, Scorer
-from tunesmith.errors import NotFound, UserError
+from tunesmith.errors import NotFound, SettingsError, UserError
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate.compare import Checks, answer_all, compare, save
 from tunesmith.evaluate.report import Metric
 from tunesmith.feedback.agreement import agreement
 from tunesmith.feedback.groups import merge, ranked
-from tunesmith.records import Answer, AnswerGroup, Prompt
+from tunesmith.records import Answer, AnswerGroup, Demonstration, Prompt
 from tunesmith.settings import (
     CollectSettings,
     EvaluateSettings,
@@ -34,7 +34,7 @@ from tunesmith.settings import (
     SftSettings,
 )
 from tunesmith.statistics import mean_interval
-from tunesmith.store import formats
+from tunesmith.store import desk, exchange, foreign, formats
 from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
 
 if TYPE_CHECKING:
@@ -127,6 +127,30 @@ def import_file(shop: Shop, settings: ImportSettings) -> Dataset:
     found = formats.read(settings.file, settings.kind)
     return shop.workspace.add_dataset(settings.name, settings.kind, found.rows, source=settings.source or settings.file,
                                       licence=settings.licence, skipped=found.skipped)
+
+
+def import_drafts(shop: Shop, settings: ImportSettings) -> tuple[int, dict[str, int]]:
+    """A file of demonstrations -> drafts on a desk that wait for a reviewer: how many were new, what was left out."""
+    if settings.kind != "demonstrations":
+        raise SettingsError(f"--review is for --as demonstrations, not {settings.kind}")
+    found = formats.read(settings.file, "demonstrations")
+    rows = [replace(row, source=row.source or settings.source, licence=row.licence or settings.licence)
+            for row in found.rows if isinstance(row, Demonstration)]
+    return desk.add(shop.workspace, settings.name, rows, origin="imported"), found.skipped
+
+
+def import_judgements(shop: Shop, settings: ImportSettings) -> tuple[int, int, dict[str, int]] | None:
+    """Another tool's export -> a set with its verdicts: new groups, new verdicts, what was left out.
+
+    None where the file is no such export, so that it must be one of plain rows.
+    """
+    origin = foreign.detect_file(settings.file) if settings.origin == "auto" else settings.origin
+    if origin in ("", "rows"):
+        return None
+    if settings.kind != "rankings":
+        raise SettingsError(f"{settings.file} is an export of {origin}; import it with --as rankings")
+    groups, verdicts, skipped = exchange.load(shop.workspace, settings.file, settings.name, origin)
+    return groups, verdicts, dict(skipped)
 
 
 def sft(shop: Shop, settings: SftSettings, resume: Run | None = None) -> Adapter:

@@ -252,9 +252,12 @@ class ImportSettings(Settings):
 
     file: str = Field(..., description="JSONL, JSON, CSV or Parquet, .gz too")
     kind: Literal["demonstrations", "prompts", "comparisons", "rankings"] = Field(..., alias="as")
-    name: str
+    name: str = Field(..., description="of the dataset; with --review of the desk, from another tool of the set")
     source: str = ""
     licence: str = ""
+    review: bool = Field(False, description="demonstrations go to the desk: a reviewer accepts them first")
+    origin: Literal["auto", "rows", "tunesmith", "argilla", "labelstudio"] = Field(
+        "auto", alias="from", description="whose export of rankings it is; rows: a dataset of plain rows")
 
 
 class Served(Settings):

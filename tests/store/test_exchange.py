@@ -226,7 +226,9 @@ def test_label_studio_what_has_no_order_is_counted(tmp_path):
 # ---- what is no export
 
 @pytest.mark.parametrize(("row", "why"), [
-    ({"hello": 1}, "no export of Argilla"), (argilla({"ranking": "x"}), "not a row"),
+    ({"hello": 1}, "no export of Argilla"), (argilla({}, prompt="\ud800"), "half a character"),
+    ({"data": {"prompt": "Why?", "items": [{"id": 1}]}, "annotations": []}, "is missing"),
+    (argilla({"ranking": "x"}), "not a row"),
     (task(result("ranker", {"ranker": {"rank": ["z"]}})), "no answer has that id"),
     (task(result("ranker", {"ranker": {"rank": ["a", "a"]}})), "twice"),
     ({"group": {"prompt": {"messages": []}, "answers": []}, "rankings": []}, "x.json:1"),

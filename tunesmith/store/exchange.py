@@ -372,8 +372,9 @@ def _card(material: Material, rows: Sequence[Mapping[str, Any]], counts: Mapping
     simulated = len({row["labeler"] for row in rows if row.get("simulated")})
     who = ""
     if labelers:
-        who = (f"\n{len(labelers)} labelers judged{f', {simulated} of them simulated' if simulated else ''}. "
-               f"{_share(rows)} Free texts (`rationale`, `skipped`) are as they were written.\n")
+        people = f"{len(labelers)} labeler{'' if len(labelers) == 1 else 's'}"
+        who = (f"\n{people} judged{f', {simulated} simulated' if simulated else ''}. {_share(rows)} Free texts "
+               "(`rationale`, `skipped`) are as they were written.\n")
     columns = "".join(f"| `{key}` | {COLUMNS[key]} |\n" for key in (rows[0] if rows else {}))
     table = "".join(f"| {split} | {n} |\n" for split, n in counts.items())
     return (f"{front}\n# {material.name}\n\nLicence: {_one_line(material.licence) or 'not stated'}. "

@@ -10,6 +10,7 @@ numbers, suggestions of models (`predictions`), drafts. Left out: spans, relatio
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -71,22 +72,37 @@ def read(path: str | Path, source: str = "") -> Judged:
     found: Judged | None = None
     skipped: Counter[str] = Counter()
     for line, row in read_rows(path, skipped):
+        name = source or detect(row)
         try:
-            name = source or detect(row)
             if not name:
                 raise DataError("this is no export of Argilla, Label Studio or Tunesmith")
             found = found or Judged(name, skipped=skipped)
+            _check_whole(row)
             _READERS[name](row, found)
         except DataError as e:
             raise DataError(str(e), path, line) from e
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as e:
-            raise DataError(f"not a row of {source or 'an export'}: {e}", path, line) from e
+        except KeyError as e:
+            raise DataError(f'not a row of {name}: "{e.args[0]}" is missing', path, line) from e
+        except (TypeError, IndexError, AttributeError, ValueError) as e:
+            raise DataError(f"not a row of {name}: {e}", path, line) from e
         except RecursionError as e:
             raise DataError("nested too deeply", path, line) from e
     if found is None or not found.groups:
         left = ", ".join(f"{n} x {why}" for why, n in skipped.items())
         raise DataError("no answers to rank" + (f" left ({left})" if left else ""), path)
     return found
+
+
+def _check_whole(row: Row) -> None:
+    """
+    Raises:
+        DataError: half a surrogate pair somewhere, which no page and no UTF-8 file can hold.
+    """
+    text = json.dumps(row, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise DataError(f"a text holds half a character (\\u{ord(text[e.start]):04x} without its partner)") from e
 
 
 # ---- Tunesmith
