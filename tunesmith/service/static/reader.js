@@ -28,12 +28,12 @@ export function reader(dialog, cards, { move, where, order }) {
     for (const [name, step] of [["up", -1], ["down", 1]]) {
       const button = part.querySelector(`.${name}`);
       button.setAttribute("aria-label", `Move answer ${card.dataset.name} ${name}`);
-      button.addEventListener("click", () => step_(answer, step));
+      button.addEventListener("click", () => shift(answer, step));
     }
     return part;
   }
 
-  function step_(answer, step) {
+  function shift(answer, step) {
     move(answer, step);
     columns.querySelectorAll(".column").forEach((part) => {
       part.querySelector(".where").textContent = where(Number(part.dataset.answer));
@@ -46,13 +46,18 @@ export function reader(dialog, cards, { move, where, order }) {
     draw();
   }
 
+  function show(answer) {
+    if (!chosen.includes(answer)) choose(answer);
+    columns.querySelector(`[data-answer="${answer}"] .page`).focus();
+  }
+
   dialog.addEventListener("change", (event) => event.target.closest(".chip") && choose(Number(event.target.value)));
   dialog.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const named = [...cards].find(([, card]) => card.dataset.name === event.key.toUpperCase());
     const on = document.activeElement.closest(".column");
-    if (named) choose(named[0]);
-    else if (on && "kj".includes(event.key)) step_(Number(on.dataset.answer), event.key === "k" ? -1 : 1);
+    if (named) show(named[0]);
+    else if (on && "kj".includes(event.key)) shift(Number(on.dataset.answer), event.key === "k" ? -1 : 1);
     else return;
     event.preventDefault();
     event.stopPropagation();
