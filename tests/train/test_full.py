@@ -1,5 +1,6 @@
 """Full fine-tuning: the base's own weights learn, and what comes out is a base that everything else starts from."""
 
+import json
 from contextlib import contextmanager
 
 import pytest
@@ -206,3 +207,12 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(lab, command, chan
     again = tensors(run(resume=max(lab.workspace.runs(), key=lambda r: r.created)))
     assert len(whole) == len(again) == (2 if command == "sft" else 3)
     assert all(torch.equal(a[k], b[k]) for a, b in zip(whole, again) for k in a)
+
+
+def test_an_adapter_on_a_full_model_has_the_rank_that_was_asked_for(lab, shop):
+    """The adapter beside the model changes nothing; its rank must not bind whoever starts from the model."""
+    trained(lab)
+    made = reward.train(lab.workspace, shop.base_of("whole"), lab.reward(model="whole", rank=3, alpha=5), lab.groups)
+    config = json.loads((made.path / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (3, 5)
+    assert (made.lineage["settings"]["rank"], made.lineage["settings"]["alpha"]) == (3, 5)

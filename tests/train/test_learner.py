@@ -204,3 +204,36 @@ def test_a_discarded_loss_has_no_part_in_the_next_step():
     learner.discard()
     assert w.grad is None
     assert pull(learner, w, (0.3, 0.4))["grad_norm"] == pytest.approx(0.5) and learner.done == 1
+
+
+def test_a_weight_that_never_had_a_gradient_is_no_gap_in_a_checkpoint(tmp_path):
+    """As in full fine-tuning of a model with a part that its forward pass does not use."""
+    def both():
+        used, unused = (torch.nn.Parameter(torch.tensor([x])) for x in (1.0, 5.0))
+        return used, unused, Learner({"used": used, "unused": unused}, 10, 0.1)
+
+    used, _, learner = both()
+    pull(learner, used, (1.0,))
+    learner.save(tmp_path, "x")
+    again, idle, other = both()
+    with torch.no_grad():
+        idle.zero_()
+    other.load(tmp_path, "x")
+    assert idle.item() == 5.0 and not other.optimizer.state.get(idle)
+    pull(learner, used, (0.5,))
+    pull(other, again, (0.5,))
+    assert torch.equal(used, again)
+
+
+def test_code_books_that_weights_share_can_be_saved(tmp_path):
+    """Eight-bit moments point all at one table, which safetensors refuses to write twice from one memory."""
+    weights = {k: torch.nn.Parameter(torch.ones(2)) for k in "ab"}
+    learner = Learner(weights, 10, 0.1)
+    learner.backward(sum(w.sum() for w in weights.values()))
+    learner.step()
+    table = torch.arange(4.0)
+    for w in weights.values():
+        learner.optimizer.state[w]["qmap1"] = table
+    learner.save(tmp_path, "x")
+    saved = load_file(tmp_path / "x.safetensors")
+    assert saved["qmap1/a"].tolist() == saved["qmap1/b"].tolist() == [0.0, 1.0, 2.0, 3.0]

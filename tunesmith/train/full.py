@@ -27,12 +27,14 @@ def start(base: Base, slot: str, settings: SftSettings | RewardSettings, parent:
           head: bool = True) -> tuple[str, dict[str, nn.Parameter]]:
     """What `settings` want trained: the slot that is active meanwhile ("" is the base itself), and its weights.
 
+    An adapter on a full model starts afresh, with the settings' own rank: the one beside the model changes nothing.
+
     Raises:
         ModelError: see `trainable`; or `parent` is an adapter, and a base is to be trained.
     """
     if settings.adapter == "lora":
-        if parent:
-            adapters.load(base, slot, parent.path)
+        if parent and parent.base.get("kind") != "full":
+            adapters.load(base, slot, parent.path)  # its rank goes on
         else:
             adapters.attach(base, slot, settings.rank, settings.alpha, settings.seed)
         return slot, adapters.trainable(base, slot)

@@ -102,14 +102,17 @@ class Learner:
         return max(0.0, (self.steps - self.done) / max(1, self.steps - self.warmup))
 
     def save(self, folder: Path, name: str) -> None:
-        """Weights, moments and the step, as `NAME.safetensors`."""
+        """Weights, moments and the step, as `NAME.safetensors`; and which weights never had a gradient (`still`)."""
         tensors: dict[str, Tensor] = {}
         for key, p in self.parameters.items():
             tensors[f"weight/{key}"] = p.detach()
             for part, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"{part}/{key}"] = torch.as_tensor(value)
+                if part in QUANTISED:  # all weights share their code books, and files share nothing
+                    tensors[f"{part}/{key}"] = tensors[f"{part}/{key}"].clone()
+        still = [key for key, p in self.parameters.items() if not self.optimizer.state.get(p)]
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors",
-                  metadata={"done": json.dumps(self.done)})
+                  metadata={"done": json.dumps(self.done), "still": json.dumps(still)})
 
     @torch.no_grad()
     def load(self, folder: Path, name: str) -> None:
@@ -119,13 +122,14 @@ class Learner:
             TrainingStopped: the checkpoint lacks a weight or an optimizer moment.
         """
         tensors = load_file(folder / f"{name}.safetensors")
-        self.done = _done(folder / f"{name}.safetensors")
+        about = _about(folder / f"{name}.safetensors")
+        self.done, still = about["done"], set(about.get("still", ()))
         for key, p in self.parameters.items():
-            moments = self._wanted(tensors, key) if self.done else ()
+            moments = self._wanted(tensors, key) if self.done and key not in still else ()
             if lacking := [part for part in ("weight", *moments) if f"{part}/{key}" not in tensors]:
                 raise TrainingStopped(f"checkpoint {folder} lacks {lacking[0]} of {key}; it cannot be resumed")
             p.copy_(tensors[f"weight/{key}"])
-            if self.done:
+            if moments:
                 self.optimizer.state[p] = {part: self._moment(part, tensors[f"{part}/{key}"], p) for part in moments}
 
     def _wanted(self, tensors: Mapping[str, Tensor], key: str) -> tuple[str, ...]:
@@ -175,6 +179,6 @@ def mean(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     return {key: max(row) if key.endswith("_max") else sum(row) for key, row in zip(keys, rows)}
 
 
-def _done(file: Path) -> int:
+def _about(file: Path) -> dict[str, Any]:
     with safe_open(file, "pt") as f:
-        return int(json.loads(f.metadata()["done"]))
+        return {key: json.loads(value) for key, value in f.metadata().items()}

@@ -9,7 +9,7 @@ from tunesmith.contracts import Progress
 from tunesmith.errors import DataError, UserError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.model.batch import Tree, build, hidden
+from tunesmith.model.batch import Layout, Tree, build, hidden
 from tunesmith.model.machine import passes
 from tunesmith.ops import logprobs, losses
 from tunesmith.records import Demonstration
@@ -48,7 +48,7 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
                            {data.name: data.fingerprint}, {"after": str(parent)} if parent else {})
 
 
-def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: str = "tree",
+def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: Layout = "tree",
                      scale: float = 1.0, slot: str = "policy") -> dict[str, float]:
     """Add the gradient of `scale` x the mean negative log-likelihood of these trees' learned tokens.
 
@@ -60,7 +60,7 @@ def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout
         batch = build([trees[i] for i in part], base.device)
         with adapters.active(base, slot):
             learned = batch.weight_N > 0
-            states = hidden(base, batch, layout, batch.source_N[learned])  # type: ignore[arg-type]
+            states = hidden(base, batch, layout, batch.source_N[learned])
             logp_N = logprobs.from_hidden(states, base.head, batch.target_N[learned])
             loss, m = losses.sft(logp_N, batch.weight_N[learned], count)
             learner.backward(loss * scale)
