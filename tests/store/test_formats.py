@@ -273,7 +273,8 @@ BAD_ROWS = [
     ("prompts", {"prompt": "x", "split": "holdout"}, "\"split\" must be train, dev or test, got 'holdout'"),
     ("prompts", {"prompt": "x", "facts": [1]}, '"facts" must be an object, it is a list'),
     ("prompts", {"prompt": "x", "domain": 1}, '"domain" must be a text, it is a number'),
-    ("prompts", {"text": "x"}, 'prompts need "messages" or "prompt" or "instruction"; this row has "text"'),
+    ("prompts", {"text": "x"}, 'prompts need "messages" or "prompt" or "instruction" or "conversations" or '
+     '"conversation" or "mapping"+"current_node"; this row has "text"'),
     ("demonstrations", {"prompt": "x", "chosen": "a", "rejected": "b"},
      'demonstrations need "messages" or "prompt"+"completion" or "instruction"+"output" or "instruction"+"response" or '
      '"conversations"; this row has "prompt", "chosen", "rejected"; it looks like comparisons: try --as comparisons'),
@@ -367,7 +368,7 @@ BAD_LINES = {
     "row.json": (b'[{"prompt": "a"},\n {"prompt": ""}]', 2, '"prompt" is empty'),
     "comma.json": (b'[{"prompt": "a"},\n]', 2, "not valid JSON: expecting value"),
     "open.json": (b'[{"prompt": "a"}\n', 2, 'the JSON array does not go on with "," or "]"'),
-    "after.json": (b'[{"prompt": "a"}]\n[]', 1, "something follows the JSON array"),
+    "after.json": (b'[{"prompt": "a"}]\n[]', 2, "something follows the JSON array"),
     "deep.json": (b'[\n' + b"[" * 100_000, 2, "nested too deeply"),
     "pretty.json": (b'{\n "prompt": "a"\n}', 1, None),
     "nul.jsonl": (b'{"prompt": "a"}\n{"prompt": "\0"}\n', 2, "not valid JSON: invalid control character at column 13"),

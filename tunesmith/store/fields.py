@@ -13,6 +13,14 @@ from tunesmith.store.files import Row, kind_of
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant",
                           "tool": "tool", "function": "tool"}
+SPEAKERS: dict[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant",
+                             "chatgpt": "assistant", "bot": "assistant", "bard": "assistant", "assistant": "assistant",
+                             "tool": "tool", "function": "tool", "observation": "tool"}
+"""What ShareGPT and other logs call the roles."""
+
+
+class Skip(Exception):
+    """A row that the layout's own makers left unusable; the message is the reason."""
 
 
 def read_messages(value: Any, where: str) -> Conversation:

@@ -1,10 +1,12 @@
 """The bytes of a data file -> its rows with their line numbers. What the rows mean is for formats.py.
 
-Streams: only one row is in memory at a time (a JSON array excepted). Nothing is ever unpickled.
+Streams: only a few rows are in memory at a time. A row has a largest size, and a packed file may not unpack to
+hundreds of times its size. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -14,23 +16,32 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from tunesmith.errors import DataError
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-LONGEST_ROW = 32 * 2**20
-LARGEST_ARRAY = 512 * 2**20
+LONGEST_ROW = 8 * 2**20
+PACKED = 200
+"""How many times its size a file may unpack to: text packs to a fifth or a twentieth, a bomb to a thousandth."""
+SMALL = 8 * 2**20
+"""Bytes that any file may unpack to."""
+PARQUET_ROWS = 64
+"""Rows of Parquet unpacked at a time."""
 Row = Mapping[str, Any]
-_JSON_CELLS = {"messages", "conversations", "prompt", "chosen", "rejected", "completion", "answers", "ranking", "facts"}
+_JSON_CELLS = {"messages", "conversations", "prompt", "chosen", "rejected", "completion", "answers", "ranking", "facts",
+               "conversation", "responses", "completions", "outputs", "candidates", "models"}
 _NUMBER_CELLS = {"weight", "label"}
 
 
-def read_rows(path: Path, skipped: Counter[str]) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path, skipped: Counter[str], largest: int = 0) -> Iterator[tuple[int, Row]]:
     """(line, row) of a .jsonl, .json, .csv, .tsv or .parquet file, .gz too. Blank lines are counted in `skipped`.
 
+    Args:
+        largest: bytes that the rows of a packed file may have in all; 0: no limit but `PACKED`.
+
     Raises:
-        DataError: missing, empty, not UTF-8, truncated, malformed; with the line where there is one.
+        DataError: missing, empty, not UTF-8, truncated, malformed, a bomb; with the line where there is one.
     """
     name = path.name.lower().removesuffix(".gz")
     if path.is_dir():
@@ -40,9 +51,9 @@ def read_rows(path: Path, skipped: Counter[str]) -> Iterator[tuple[int, Row]]:
     if not name.endswith(ENDINGS):
         raise DataError(f"unknown kind of file; known are {', '.join(ENDINGS)}, each also with .gz", path)
     try:
-        with _open(path) as f:
+        with _open(path, largest) as f:
             if name.endswith(".parquet"):
-                yield from _parquet(f, path)
+                yield from _parquet(f, path, largest)
             elif name.endswith((".csv", ".tsv")):
                 yield from _csv(f, path, "\t" if name.endswith(".tsv") else ",")
             else:
@@ -53,8 +64,33 @@ def read_rows(path: Path, skipped: Counter[str]) -> Iterator[tuple[int, Row]]:
         raise DataError(f"cannot be read: {e.strerror or e}", path) from e
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")  # type: ignore[return-value]
+def _open(path: Path, largest: int) -> BinaryIO:
+    if not path.name.lower().endswith(".gz"):
+        return open(path, "rb")
+    most = max(SMALL, PACKED * path.stat().st_size)
+    return cast(BinaryIO, _Unpacked(path, min(most, largest) if largest else most))
+
+
+class _Unpacked(gzip.GzipFile):
+    """A gzip file that ends with an error after `most` bytes."""
+
+    def __init__(self, path: Path, most: int):
+        super().__init__(path, "rb")
+        self.path, self.most, self.seen = path, most, 0
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self._counted(super().readline(size))
+
+    def read(self, size: int | None = -1) -> bytes:
+        room = self.most - self.seen + 1
+        return self._counted(super().read(room if size is None or size < 0 else min(size, room)))
+
+    def _counted(self, raw: bytes) -> bytes:
+        self.seen += len(raw)
+        if self.seen > self.most:
+            raise DataError(f"unpacks to more than {self.most // 2**20} MB, far more than its size; unpack it yourself "
+                            "if it is what it should be", self.path)
+        return raw
 
 
 def _json(f: BinaryIO, path: Path, skipped: Counter[str]) -> Iterator[tuple[int, Row]]:
@@ -63,10 +99,7 @@ def _json(f: BinaryIO, path: Path, skipped: Counter[str]) -> Iterator[tuple[int,
         if not raw.strip():
             skipped["blank line"] += 1
         elif not started and raw.lstrip().startswith(b"["):
-            raw += f.read(LARGEST_ARRAY + 1)
-            if len(raw) > LARGEST_ARRAY:
-                raise DataError(f"a JSON array of more than {LARGEST_ARRAY // 2**20} MB; write one row per line", path)
-            yield from _array(_decode(raw, path, number), path, number)
+            yield from _Array(f, raw, path, number).rows()
             return
         else:
             started = True
@@ -123,36 +156,78 @@ def _said(e: json.JSONDecodeError) -> str:
     return f"{e.msg[:1].lower()}{e.msg[1:].removesuffix(' at')}"
 
 
-def _array(text: str, path: Path, line: int) -> Iterator[tuple[int, Row]]:
-    """The objects of one JSON array, each with the line where it begins."""
-    at, counted = text.index("[") + 1, 0
-    first = True
-    while True:
-        at = _skip_space(text, at)
-        if first and text[at:at + 1] == "]":
-            break
-        line, counted = line + text.count("\n", counted, at), at
+class _Array:
+    """The objects of one JSON array, each with the line where it begins; read a part at a time."""
+
+    def __init__(self, f: BinaryIO, head: bytes, path: Path, line: int):
+        self._f, self._path, self._line = f, path, line
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._text, self._at = "", 0
+        self._take(head)
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """
+        Raises:
+            DataError: not JSON, a row that is no object or too large, something after the array.
+        """
+        self._next()
+        self._at += 1  # "["
+        if self._next() != "]":
+            while True:
+                line = self._here()
+                yield line, _object(self._value(), self._path, line)
+                if (sign := self._next()) == "]":
+                    break
+                if sign != ",":
+                    raise DataError('the JSON array does not go on with "," or "]"', self._path, self._here())
+                self._at += 1
+                self._next()
+        self._at += 1
+        if self._next():
+            raise DataError("something follows the JSON array", self._path, self._here())
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, self._at = _DECODER.raw_decode(self._text, self._at)
+                return value
+            except json.JSONDecodeError as e:
+                cut = e.pos >= len(self._text) - 12 or e.msg.startswith("Unterminated string")
+                if cut and len(self._text) - self._at > LONGEST_ROW:
+                    raise DataError(f"a row of more than {LONGEST_ROW // 2**20} MB", self._path, self._here()) from e
+                if not (cut and self._more()):
+                    raise DataError(f"not valid JSON: {_said(e)}", self._path, self._here(e.pos)) from e
+            except (ValueError, RecursionError) as e:
+                _malformed(e, self._path, self._here())
+
+    def _next(self) -> str:
+        """The next character that is no space, "" at the end of the file."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _here(self, at: int = -1) -> int:
+        return self._line + self._text.count("\n", 0, self._at if at < 0 else at)
+
+    def _more(self) -> bool:
+        """Whether there was more to read; what is done with is dropped."""
+        raw = self._f.read(max(2**16, len(self._text) - self._at))
+        self._line = self._here()
+        self._text, self._at = self._text[self._at:], 0
+        self._take(raw)
+        return bool(raw)
+
+    def _take(self, raw: bytes) -> None:
         try:
-            row, at = _DECODER.raw_decode(text, at)
-        except (ValueError, RecursionError) as e:
-            if isinstance(e, json.JSONDecodeError):
-                raise DataError(f"not valid JSON: {_said(e)}", path, line + text.count("\n", counted, e.pos)) from e
-            _malformed(e, path, line)
-        yield line, _object(row, path, line)
-        at, first = _skip_space(text, at), False
-        if text[at:at + 1] == "]":
-            break
-        if text[at:at + 1] != ",":
-            raise DataError('the JSON array does not go on with "," or "]"', path, line + text.count("\n", counted, at))
-        at += 1
-    if text[at + 1:].strip():
-        raise DataError("something follows the JSON array", path, line + text.count("\n", counted, at + 1))
-
-
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
+            self._text += self._decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError as e:
+            line = self._here(len(self._text)) + e.object.count(b"\n", 0, e.start)
+            raise DataError(f"not valid UTF-8 (byte 0x{e.object[e.start]:02x}); save the file as UTF-8", self._path,
+                            line) from e
 
 
 def _object(row: Any, path: Path, line: int) -> Row:
@@ -201,18 +276,21 @@ def _cell(name: str, cell: str, path: Path, line: int) -> Any:
     return cell
 
 
-def _parquet(f: BinaryIO, path: Path) -> Iterator[tuple[int, Row]]:
+def _parquet(f: BinaryIO, path: Path, largest: int) -> Iterator[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         source = io.BytesIO(f.read()) if isinstance(f, gzip.GzipFile) else f
-        number = 0
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=1024):
+        number = seen = 0
+        for batch in pq.ParquetFile(source).iter_batches(batch_size=PARQUET_ROWS):
+            seen += batch.nbytes
+            if batch.nbytes > PARQUET_ROWS * LONGEST_ROW or (largest and seen > largest):
+                raise DataError(f"unpacks to more than {seen // 2**20} MB", path, number + 1)
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except (pa.ArrowException, UnicodeDecodeError) as e:
+    except (pa.ArrowException, UnicodeDecodeError, OverflowError) as e:
         raise DataError(f"not a readable Parquet file: {str(e).splitlines()[0]}", path) from e
 
 

@@ -1,7 +1,8 @@
 """Rows of every supported layout -> records.
 
     demonstrations  messages | prompt + completion | instruction + output (Alpaca, Dolly) | conversations (ShareGPT)
-    prompts         messages | prompt | instruction
+    prompts         messages | prompt | instruction | chat logs (conversations, conversation, mapping): see chatlogs.py
+    answers         prompt + answers that nobody has ranked: see unranked.py
     comparisons     HH transcripts | prompt + chosen + rejected | chosen + rejected | input + preferred_output +
                     non_preferred_output (OpenAI) | prompt + completion + label (unpaired)
     rankings        prompt + answers + ranking, labeler (tiers best to worst; a flat list is an order without ties)
@@ -35,8 +36,12 @@ from tunesmith.records import (
     Split,
     Tiers,
 )
+from tunesmith.store import unranked
+from tunesmith.store.chatlogs import read_export, read_log
 from tunesmith.store.checks import check_tiers
 from tunesmith.store.fields import (
+    SPEAKERS,
+    Skip,
     check_waiting,
     in_order,
     read_answer,
@@ -53,9 +58,6 @@ from tunesmith.store.fields import (
 )
 from tunesmith.store.files import Row, kind_of, read_rows
 
-SHAREGPT: dict[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant",
-                             "chatgpt": "assistant", "bot": "assistant", "bard": "assistant", "assistant": "assistant",
-                             "tool": "tool", "function": "tool", "observation": "tool"}
 SPLITS: dict[str, Split] = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev",
                             "test": "test", "eval": "test", "held-out": "test", "heldout": "test"}
 
@@ -70,10 +72,6 @@ class Imported:
     notes: dict[str, int] = field(default_factory=dict)
 
 
-class Skip(Exception):
-    """A row that the layout's own makers left unusable; the message is the reason."""
-
-
 @dataclass(frozen=True)
 class Layout:
     """One way to write rows down: which keys betray it, and how a row becomes a record."""
@@ -82,13 +80,15 @@ class Layout:
     keys: tuple[str, ...]
     parse: Callable[[Row], Record]
     fits: Callable[[Row], bool] = lambda row: True
+    more: tuple[str, ...] = ()  # keys that `fits` asks for, where errors should name them
 
 
-def read(path: str | Path, kind: str) -> Imported:
+def read(path: str | Path, kind: str, largest: int = 0) -> Imported:
     """All records of a file.
 
     Args:
-        kind: demonstrations, prompts, comparisons or rankings.
+        kind: demonstrations, prompts, comparisons, rankings or answers.
+        largest: bytes that a packed file may unpack to; 0: what `files` allows.
 
     Raises:
         DataError: the first bad row, with file, line and field; or a file that has none.
@@ -99,7 +99,7 @@ def read(path: str | Path, kind: str) -> Imported:
     rows: list[Record] = []
     seen: set[bytes] = set()
     layout: Layout | None = None
-    for line, row in read_rows(path, skipped):
+    for line, row in read_rows(path, skipped, largest):
         row = {key: value for key, value in row.items() if value is not None}
         try:
             layout = layout or detect(row, kind)
@@ -142,8 +142,8 @@ def detect(row: Row, kind: str) -> Layout:
             return layout
     has = ", ".join(f'"{key}"' for key in list(row)[:12]) or "no fields"
     expected = " or ".join("+".join(f'"{key}"' for key in keys) for keys in dict.fromkeys(
-        layout.keys for layout in LAYOUTS[kind]))
-    others = [k for k in LAYOUTS if k != kind and k != "prompts"
+        (*layout.keys, *layout.more) for layout in LAYOUTS[kind]))
+    others = [k for k in LAYOUTS if k not in (kind, "prompts", "answers")
               and any(all(key in row for key in layout.keys) and layout.fits(row) for layout in LAYOUTS[k])]
     hint = f"; it looks like {others[0]}: try --as {others[0]}" if others else ""
     raise DataError(f"{kind} need {expected}; this row has {has}{hint}")
@@ -177,9 +177,9 @@ def _sharegpt(row: Row) -> Demonstration:
         if not isinstance(turn, Mapping):
             raise DataError(f'"{where}" must be an object, it is {kind_of(turn)}')
         key, text = ("from", "value") if "from" in turn else ("role", "content")
-        role = SHAREGPT.get(str(turn.get(key, "")).lower())
+        role = SPEAKERS.get(str(turn.get(key, "")).lower())
         if role is None:
-            raise DataError(f'"{key}" must be one of {", ".join(SHAREGPT)}, got {short(turn.get(key))} ({where})')
+            raise DataError(f'"{key}" must be one of {", ".join(SPEAKERS)}, got {short(turn.get(key))} ({where})')
         turns.append(Message(role, read_text(turn, text, where)))
     if "system" in row and str(row["system"]).strip():
         turns.insert(0, Message("system", read_text(row, "system")))
@@ -210,6 +210,14 @@ def _plain_prompt(row: Row) -> Prompt:
 
 def _instruction_prompt(row: Row) -> Prompt:
     return _prompt(read_instruction(row), row)
+
+
+def _log(key: str) -> Callable[[Row], Prompt]:
+    return lambda row: _prompt(read_log(row, key), row)
+
+
+def _export(row: Row) -> Prompt:
+    return _prompt(read_export(row), row)
 
 
 def _prompt(messages: Conversation, row: Row) -> Prompt:
@@ -358,6 +366,31 @@ def _group(row: Row) -> AnswerGroup:
     return group
 
 
+# ---- answers
+
+def _unranked(key: str) -> Callable[[Row], AnswerGroup]:
+    return lambda row: AnswerGroup(_prompt(unranked.question(row), row), unranked.listed(row, key))
+
+
+def _spread(row: Row) -> AnswerGroup:
+    return AnswerGroup(_prompt(unranked.question(row), row), unranked.spread(row))
+
+
+def _undecided(row: Row) -> AnswerGroup:
+    prompt = unranked.question(row)
+    return AnswerGroup(_prompt(prompt, row), unranked.pair(row, prompt))
+
+
+def _forgotten(row: Row) -> AnswerGroup:
+    """A group as Tunesmith writes it, without what anybody judged."""
+    group = _group(row)
+    return AnswerGroup(group.prompt, unranked.several(group.answers))
+
+
+def _asks(row: Row) -> bool:
+    return any(key in row for key in ("prompt", "messages", "instruction"))
+
+
 # ---- what else is needed
 
 def _common_text(a: str, b: str) -> str:
@@ -399,7 +432,16 @@ LAYOUTS: dict[str, list[Layout]] = {
     "prompts": [
         Layout("chat messages", ("messages",), _chat_prompt),
         Layout("prompts", ("prompt",), _plain_prompt),
-        Layout("instructions", ("instruction",), _instruction_prompt)],
+        Layout("instructions", ("instruction",), _instruction_prompt),
+        Layout("ShareGPT log", ("conversations",), _log("conversations")),
+        Layout("chat log", ("conversation",), _log("conversation")),
+        Layout("ChatGPT export", ("mapping", "current_node"), _export)],
+    "answers": [
+        Layout("Tunesmith answer groups", ("prompt", "answers"), _forgotten, _is_record),
+        *(Layout(f"unranked {key}", (key,), _unranked(key), _asks, ("prompt",)) for key in unranked.LISTS),
+        Layout("unranked pairs", ("prompt", "chosen", "rejected"), _undecided),
+        Layout("answers in columns", ("prompt",), _spread, lambda row: len(unranked.columns(row)) > 1,
+               ("answer_1", "answer_2"))],
     "comparisons": [
         Layout("Anthropic HH transcripts", ("chosen", "rejected"), _hh, _is_hh),
         Layout("preference", ("prompt", "chosen", "rejected"), _preference),
