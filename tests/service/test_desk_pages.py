@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tunesmith.records import Demonstration, Message
+from tunesmith.records import Demonstration, Message, Ranking
 from tunesmith.store import desk
 from tunesmith.store.audit import entries
 
@@ -185,3 +185,14 @@ def test_publishing_needs_a_free_name(client, draft, workspace):
     assert 'value="loans-2"' in client.get("/desk/loans").text
     assert client.post("/desk/loans/publish", data={"dataset": "../x"}).status_code == 400
     assert client.post("/desk/loans/publish", data={"dataset": ""}).status_code == 400
+
+
+def test_bringing_the_best_answers_of_a_set(client, client_as, draft, workspace):
+    group = workspace.groups("desk")[0]
+    workspace.add_ranking(Ranking("r1", group.id, "ann", ((2,), (0, 1, 3))))
+    assert client_as("reviewer").post("/desk/loans/bring", data={"set": "desk"}).status_code == 403
+    page = client.post("/desk/loans/bring", data={"set": "desk"})
+    assert str(page.url).endswith("/desk/loans?state=pending") and group.answers[2].text in page.text
+    again = client.post("/desk/loans/bring", data={"set": "desk"})
+    assert again.status_code == 400 and "no more answers" in again.text
+    assert client.post("/desk/loans/bring", data={"set": "nothing"}).status_code == 404

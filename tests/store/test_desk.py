@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from tunesmith.errors import Conflict, DataError, NotAllowed, NotFound, UserError
-from tunesmith.records import Demonstration, Message
-from tunesmith.store import desk
+from tunesmith.records import Answer, AnswerGroup, Demonstration, Message, Prompt, Ranking
+from tunesmith.store import desk, team
 from tunesmith.store import tables as db
 from tunesmith.store.desk import Review
 from tunesmith.store.workspace import Workspace
@@ -101,6 +101,28 @@ def test_every_text_survives(workspace):
     decide(workspace, "draft-0001", note=text)
     found = desk.draft(workspace, "draft-0001")
     assert found.current.messages[-1].content == found.reviews[0].note == text
+
+
+def test_the_answers_that_everybody_placed_first_are_brought(workspace):
+    groups = [AnswerGroup(Prompt((Message("user", f"Q{n}"),)), (Answer(f"A{n}", "m@1"), Answer(f"B{n}", "m@1")))
+              for n in range(7)]
+    workspace.add_groups("set", groups)
+    a, b, tie = ((0,), (1,)), ((1,), (0,)), ((0, 1),)
+    said = [(0, "ann", b), (0, "ben", tie), (1, "ann", a), (1, "ben", b), (2, "ann", a), (2, "ann", b), (4, "dot", a),
+            (5, "ann", b)]
+    workspace.add_rankings([Ranking(f"r{n}", groups[g].id, who, tiers) for n, (g, who, tiers) in enumerate(said)])
+    workspace.add_rankings([Ranking("bad", groups[3].id, "ann", a, all_bad=True),
+                            Ranking("gold", groups[6].id, "ann", a, purpose="gold"),
+                            Ranking("skip", groups[5].id, "ben", skipped="long")])
+    team.quarantine(workspace, "dot", "inverted", "me")
+    assert desk.bring(workspace, "loans", "set", "me") == 3  # agreed, last word, one skipped
+    found = desk.listed(workspace, "loans")[::-1]
+    assert [d.current.messages[-1].content for d in found] == ["B0", "B2", "B5"]
+    assert {(d.origin, d.author, d.state, d.current.source) for d in found} == {
+        ("generated", "me", "pending", "m@1, placed first in set")}
+    assert desk.bring(workspace, "loans", "set", "me") == 0
+    with pytest.raises(NotFound):
+        desk.bring(workspace, "loans", "nothing", "me")
 
 
 # ---- deciding

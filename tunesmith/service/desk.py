@@ -18,7 +18,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.errors import NotAllowed, NotFound
+from tunesmith.errors import NotAllowed, NotFound, UserError
 from tunesmith.records import Demonstration, Message, conversation
 from tunesmith.service import markdown
 from tunesmith.service.access import Form, Labeler, Manager, Person, SignedIn
@@ -104,6 +104,7 @@ def router(workspace: Workspace) -> APIRouter:
                       mine=mine, more=shown[PAGE - 1].seq if len(shown) > PAGE else 0, done=done,
                       waiting=store.waiting(workspace, name, who.name, _role(who)), writes=who.may("labeler"),
                       sees_all=_sees_all(who), publishes=who.may("manager"),
+                      sets=[s["name"] for s in workspace.group_sets()] if who.may("manager") else [],
                       free_name=_free_name(workspace, name))
 
     @routes.post("/desk/{name}/publish")
@@ -111,6 +112,14 @@ def router(workspace: Workspace) -> APIRouter:
         made = store.publish(workspace, name, form.get("dataset", "").strip())
         audit(workspace, who.name, "desk.publish", made.name, {"desk": name, "rows": made.count})
         return render("published.html", who=who, desk=name, dataset=made)
+
+    @routes.post("/desk/{name}/bring")
+    def bring(name: str, who: Manager, form: Form) -> RedirectResponse:
+        new = store.bring(workspace, name, chosen := form.get("set", ""), who.name)
+        audit(workspace, who.name, "desk.bring", name, {"set": chosen, "new": new})
+        if not new:
+            raise UserError(f"{chosen} has no more answers that everybody placed first.")
+        return RedirectResponse(f"/desk/{quote(name)}?state=pending", 303)
 
     @routes.get("/desk/{name}/write")
     def write(name: str, who: Labeler) -> str:

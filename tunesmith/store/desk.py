@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import sqlalchemy as sa
 
 from tunesmith.errors import Conflict, DataError, NotAllowed, NotFound, UserError, nearest
-from tunesmith.records import Conversation, Demonstration, fingerprint, turns
+from tunesmith.records import Conversation, Demonstration, Message, Ranking, fingerprint, turns
 from tunesmith.store import tables as db
 from tunesmith.store.checks import valid_labeler, valid_name
 from tunesmith.store.database import pack
 from tunesmith.store.fields import in_order
 from tunesmith.store.runs import now
+from tunesmith.store.team import quarantined
 from tunesmith.store.verdicts import shuffled
 
 if TYPE_CHECKING:
@@ -116,6 +117,35 @@ def add(workspace: Workspace, desk: str, demonstrations: Iterable[Demonstration]
     ids = list(rows)
     parts = [[rows[id] for id in ids[n:n + CHUNK]] for n in range(0, len(ids), CHUNK)]  # nobody waits for the writer
     return sum(workspace.database.write(partial(_insert, rows=part)) for part in parts)
+
+
+def bring(workspace: Workspace, desk: str, set_name: str, author: str) -> int:
+    """Put the answers of a ranked set that everybody placed first on a desk, as generated drafts; how many were new.
+
+    Left out are groups that nobody ranked, that somebody called all bad, or about whose best answer people disagree;
+    and the verdicts of quarantined labelers, on test questions and second looks.
+
+    Raises:
+        NotFound: naming the nearest set.
+        UserError: a bad name.
+    """
+    last: dict[str, dict[str, Ranking]] = {}
+    out = quarantined(workspace)
+    for ranking in workspace.rankings(set_name):
+        if ranking.purpose not in ("gold", "repeat") and ranking.labeler not in out:
+            last.setdefault(ranking.group, {})[ranking.labeler] = ranking
+    found = []
+    for group in workspace.groups(set_name):
+        given = [r for r in last.get(group.id, {}).values() if r.tiers or r.all_bad]
+        if not given or any(r.all_bad or not r.tiers for r in given):
+            continue
+        if agreed := set.intersection(*(set(r.tiers[0]) for r in given)):
+            answer = group.answers[min(agreed)]
+            source = f"{answer.model or 'a model'}, placed first in {set_name}"
+            messages = (*group.prompt.messages, Message("assistant", answer.text))
+            if answer.text.strip():
+                found.append(Demonstration(messages, source))
+    return add(workspace, desk, found, origin="generated", author=author)
 
 
 def write(workspace: Workspace, desk: str, id: str, demonstration: Demonstration, author: str) -> bool:
