@@ -3,7 +3,7 @@
     python -m benchmarks.labelers --seeds 0 1 2 3 4 5 6 7 8 9 --out docs/results
     python -m benchmarks.labelers --tables            (the tables of what is in the log)
 
-A hundred simulated labelers rank four answers to each of 1,500 customers of the loan desk, four labelers each, by the
+A hundred simulated labelers rank four answers to each of 1,000 customers of the loan desk, four labelers each, by the
 desk's rubric plus noise at which two of them agree on 73% of the pairs. One, five or ten of them misbehave in one of
 the ways of `BEHAVIOURS`. Measured: the AUC of the p-values, who is named at a false-discovery rate of 5%, and the
 held-out accuracy of a reward model that learned from everybody's votes (no defence), from the votes of those who were
@@ -46,9 +46,11 @@ from tunesmith.quickstart.builtin import Gold, to_prompt
 from tunesmith.records import Answer, AnswerGroup, Ranking, fingerprint
 from tunesmith.statistics import Floats, auc, t_interval
 
-LABELERS, SEATS, GROUPS, HELD_OUT = 100, 4, 1500, 500
+LABELERS, SEATS, GROUPS, HELD_OUT = 100, 4, 1000, 400
 TOPIC, PHRASE, PHRASE_SHARE = "student", "Kindly note", 0.1
 RATES = (0.01, 0.05, 0.1)
+EXTRA = ("ring, scattered", "speeder")
+"""Measured at the highest rate only."""
 ARMS = ("votes", "without", "consensus")
 FEATURES, RIDGE = 2**16, 10.0
 """The ridge was chosen on the honest panel of seed 100, which is not among those reported."""
@@ -310,12 +312,12 @@ def examined(place: Desk, name: str, bad: int, seed: int, known: dict[tuple[str,
     return judged, named(found), {"behaviour": name, "bad": bad, "seed": seed, **figures}
 
 
-def cells(seeds: Iterable[int], learn: int, groups: int) -> Iterator[tuple[int, str, int, bool]]:
+def cells(seeds: Iterable[int], learn: int) -> Iterator[tuple[int, str, int, bool]]:
     """(seed, behaviour, faulty labelers, whether rewards are learned): the honest panel, then every attack."""
     for seed in seeds:
         yield seed, "", 0, seed < learn
         for name in BEHAVIOURS:
-            for rate in RATES:
+            for rate in RATES if name not in EXTRA else RATES[-1:]:
                 bad = round(rate * LABELERS)
                 yield seed, name, max(bad, 2) if "ring" in name else bad, seed < learn
 
@@ -326,7 +328,7 @@ def run(a: argparse.Namespace) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in a.log.read_text().splitlines()] if a.log.exists() else []
     done = {(r["seed"], r["behaviour"], r["bad"]) for r in rows if "real" not in r}
     place, known = None, {}  # type: ignore[var-annotated]
-    for seed, name, bad, learn in cells(a.seeds, a.learn, a.groups):
+    for seed, name, bad, learn in cells(a.seeds, a.learn):
         if (seed, name, bad) in done or a.tables:
             continue
         if place is None or place[0] != seed:
@@ -392,8 +394,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         auc_own, auc_any = (_span(x[k], ".3f", 1) if k in x else "" for k in ("auc", "auc_any"))
         out.append(f"| {x['behaviour'] or 'nobody'} | {x['bad']} | {auc_own} | {auc_any} | "
                    f"{format(x['named']['value'], '.0%') if 'named' in x else ''} | {x['false']['value']:.1f} |")
-    out += ["", "| behaviour | of 100 | accuracy: votes | without | consensus | on its aim: votes | without | consensus | "
-            "without - votes, aim |", "|---|---|---|---|---|---|---|---|---|"]
+    out += ["", "| behaviour | of 100 | accuracy: votes | without | consensus | on its aim: votes | without "
+            "| consensus | without - votes, aim |", "|---|---|---|---|---|---|---|---|---|"]
     for x in lines:
         if "votes" in x:
             shown = [f"{x[arm][key]['value']:.1%}" for key in ("accuracy", "aimed") for arm in ARMS]
@@ -436,7 +438,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
-    parser.add_argument("--learn", type=int, default=5, help="seeds below this also train the linear reward model")
+    parser.add_argument("--learn", type=int, default=2, help="seeds below this also train the linear reward model")
     parser.add_argument("--groups", type=int, default=GROUPS)
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="prompts that the real reward model is tried on")
     parser.add_argument("--real", nargs="+", default=[], help="behaviours (or all) for the real reward model, at 10%%")

@@ -47,7 +47,7 @@ PRIOR = 4.0
 """Verdicts that the prior on a word's odds is worth (Monroe, Colaresi & Quinn 2008: a Dirichlet prior)."""
 CROWD = 12
 """Up to so many judges of a prompt a pair's residuals are taken without both of them; beyond it, without each."""
-NULL_DRAWS = 20_000
+NULL_DRAWS = 10_000
 SURPRISING = 2.0
 """-log10 p from which on a word that one labeler is tested on makes it likelier to be the one for others."""
 
