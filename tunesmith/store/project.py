@@ -122,12 +122,12 @@ def gold(workspace: Workspace, set_name: str) -> dict[str, Tiers]:
     """
     m = db.members.c
     with workspace.database.read() as c:
-        rows = c.execute(sa.select(m.group_id, m.gold).where(
-            m.set_seq == set_seq(c, set_name), HAS_GOLD).order_by(m.position)).all()
-    return {row.group_id: tuple(tuple(tier) for tier in json.loads(row.gold)) for row in rows}
+        rows = c.execute(sa.select(m.position, m.group_id, m.gold).where(
+            m.set_seq == set_seq(c, set_name), HAS_GOLD)).all()
+    return {row.group_id: tuple(tuple(tier) for tier in json.loads(row.gold)) for row in sorted(rows)}
 
 
-HAS_GOLD: sa.ColumnElement[bool] = sa.literal_column("members.gold <> ''", sa.Boolean)
+HAS_GOLD: sa.ColumnElement[bool] = sa.literal_column("members.gold <> ''")
 """Written as in the index of test questions, so that SQLite uses it."""
 
 

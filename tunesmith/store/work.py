@@ -13,11 +13,13 @@ from __future__ import annotations
 import json
 import random
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
@@ -43,9 +45,9 @@ MANY = 5000
 """Rows per write when a whole set changes: nobody waits long for the writer."""
 
 # Written as in the partial indexes, so that SQLite uses them.
-OPEN: sa.ColumnElement[bool] = sa.literal_column("members.open", sa.Boolean)
-WAITING: sa.ColumnElement[bool] = sa.literal_column("members.contested = 'waiting'", sa.Boolean)
-LIVE: sa.ColumnElement[bool] = sa.literal_column("claims.state = 'live'", sa.Boolean)
+OPEN: sa.ColumnElement[bool] = sa.literal_column("members.open")
+WAITING: sa.ColumnElement[bool] = sa.literal_column("members.contested = 'waiting'")
+LIVE: sa.ColumnElement[bool] = sa.literal_column("claims.state = 'live'")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _ordinary(c: sa.Connection, seq: int, project: Project, labeler: str) -> str
     """The open group of highest priority that this labeler neither judged nor holds."""
     m = db.members.c
     order = (m.priority.desc(), m.shuffled.desc()) if project.order == "informative" else (m.shuffled.desc(),)
-    query = (_groups(seq).where(OPEN, ~_judged(labeler), ~_held(labeler)).order_by(*order))
+    query = _not_mine(c, seq, labeler).where(OPEN).order_by(*order)
 
     def free(group: str) -> bool:
         taken, open = c.execute(sa.select(m.taken, m.open).where(m.set_seq == seq, m.group_id == group)).one()
@@ -150,7 +152,7 @@ def _contested(c: sa.Connection, seq: int, labeler: str) -> str | None:
     """A contested group that this reviewer did not judge and no other reviewer has before them."""
     k = db.claims.c
     reviewed = sa.exists().where(k.group_id == db.members.c.group_id, k.set_seq == seq, k.purpose == "review", LIVE)
-    query = _groups(seq).where(WAITING, ~reviewed, ~_judged(labeler), ~_held(labeler)).order_by(
+    query = _not_mine(c, seq, labeler).where(WAITING, ~reviewed).order_by(
         db.members.c.priority.desc(), db.members.c.shuffled.desc())
     return _first(c, query, lambda group: c.scalar(query.where(db.members.c.group_id == group)) is not None)
 
@@ -177,7 +179,7 @@ def _hidden(c: sa.Connection, seq: int, project: Project, labeler: str) -> tuple
     draw = random.Random(f"{salt} {labeler} {count}")
     turn = draw.random()
     if turn < project.gold_share:
-        query, purpose = _groups(seq).where(HAS_GOLD, ~_judged(labeler), ~_held(labeler)), "gold"
+        query, purpose = _not_mine(c, seq, labeler).where(HAS_GOLD), "gold"
     elif turn < project.gold_share + project.repeat_share:
         query, purpose = _seen(seq, labeler), "repeat"
     else:
@@ -186,9 +188,13 @@ def _hidden(c: sa.Connection, seq: int, project: Project, labeler: str) -> tuple
     return (draw.choice(groups), purpose) if groups else None
 
 
-def _groups(seq: int) -> sa.Select[Any]:
-    """The ids of a set's groups."""
-    return sa.select(db.groups.c.id).join(db.members).where(db.members.c.set_seq == seq)
+def _not_mine(c: sa.Connection, seq: int, labeler: str) -> sa.Select[Any]:
+    """The ids of a set's groups that a labeler neither judged nor holds (as part of another set)."""
+    r, k = db.rankings.c, db.claims.c
+    held = c.scalars(sa.select(k.group_id).where(k.labeler == labeler, LIVE)).all()
+    judged = sa.exists().where(r.group_id == db.members.c.group_id, r.labeler == labeler)
+    query = sa.select(db.groups.c.id).join(db.members).where(db.members.c.set_seq == seq, ~judged)
+    return query.where(db.members.c.group_id.not_in(held)) if held else query
 
 
 def _seen(seq: int, labeler: str) -> sa.Select[Any]:
@@ -199,15 +205,6 @@ def _seen(seq: int, labeler: str) -> sa.Select[Any]:
         .order_by(first.c.seq.desc()).limit(10 * MANY).offset(REPEAT_AFTER).subquery())
     return sa.select(old.c.group_id).where(~sa.exists().where(
         again.c.labeler == labeler, again.c.group_id == old.c.group_id, again.c.purpose == "repeat"))
-
-
-def _judged(labeler: str) -> sa.Exists:
-    return sa.exists().where(db.rankings.c.group_id == db.members.c.group_id, db.rankings.c.labeler == labeler)
-
-
-def _held(labeler: str) -> sa.Exists:
-    """Whether a labeler holds a group, as part of another set."""
-    return sa.exists().where(db.claims.c.group_id == db.members.c.group_id, db.claims.c.labeler == labeler, LIVE)
 
 
 def _read(c: sa.Connection, token: str) -> Claim:
@@ -240,7 +237,8 @@ def heartbeat(workspace: Workspace, token: str, labeler: str) -> str:
         held = _own(c, token, labeler)
         until = _later(read_project(c, held.set_seq).lease_seconds)
         if held.state != "live":
-            if held.state in ("done", "skipped"):
+            own = verdicts_of(c, held.group_id, labeler)
+            if any(r.purpose == _purpose(held.purpose) for r in own):
                 raise Conflict("this group was judged already, in another tab or on another device")
             other = c.scalar(sa.select(db.claims.c.token).where(
                 db.claims.c.labeler == labeler, db.claims.c.set_seq == held.set_seq, LIVE))
@@ -429,7 +427,7 @@ def progress(workspace: Workspace, set_name: str, labeler: str = "") -> Progress
         seq = set_seq(c, set_name)
         overlap = read_project(c, seq).overlap
         groups = (c.scalar(sa.select(sa.func.max(m.position)).where(m.set_seq == seq)) or 0) + 1
-        open = c.scalar(sa.select(count()).where(m.set_seq == seq, OPEN)) or 0
+        open = _count_open(workspace, c, seq, groups)
         live = c.scalar(sa.select(count()).where(k.set_seq == seq, LIVE)) or 0
         held = c.scalar(sa.select(count(sa.distinct(m.group_id))).join(
             db.claims, sa.and_(k.set_seq == m.set_seq, k.group_id == m.group_id)).where(
@@ -439,6 +437,21 @@ def progress(workspace: Workspace, set_name: str, labeler: str = "") -> Progress
         again = c.scalar(sa.select(count()).where(k.labeler == labeler, k.set_seq == seq, k.purpose == "repeat",
                                                   k.state.in_(("done", "skipped")))) or 0
     return Progress(groups, groups - open - held, judged + again, open, live)
+
+
+def _count_open(workspace: Workspace, c: sa.Connection, seq: int, groups: int) -> int:
+    """How many groups are open. Counting a million takes a tenth of a second, so that pages of a big set share a count
+    for twenty times as long as it took: no more than a twentieth of the time goes into counting."""
+    counts = _COUNTS.setdefault(workspace, {})
+    until, open = counts.get(seq, (0.0, 0))
+    start = time.monotonic()
+    if groups <= MANY or start > until:
+        open = c.scalar(sa.select(sa.func.count()).where(db.members.c.set_seq == seq, OPEN)) or 0
+        counts[seq] = start + 21 * (time.monotonic() - start), open
+    return open
+
+
+_COUNTS: WeakKeyDictionary[Workspace, dict[int, tuple[float, int]]] = WeakKeyDictionary()
 
 
 def priorities(workspace: Workspace, set_name: str, values: Mapping[str, float]) -> None:
@@ -486,8 +499,8 @@ def contested(workspace: Workspace, set_name: str) -> list[str]:
     """
     m = db.members.c
     with workspace.database.read() as c:
-        return list(c.scalars(sa.select(m.group_id).where(m.set_seq == set_seq(c, set_name), WAITING)
-                              .order_by(m.position)))
+        rows = c.execute(sa.select(m.position, m.group_id).where(m.set_seq == set_seq(c, set_name), WAITING)).all()
+    return [row.group_id for row in sorted(rows)]
 
 
 def _later(seconds: int) -> str:
