@@ -53,13 +53,11 @@ def card(page, answer):
 # ---- partial rankings
 
 def test_stop_here_by_pointer_and_take_it_back(page, workspace):
-    a, b, c, d = order(page)
-    card(page, b).locator(".gap").hover()
+    a, b, c, _ = order(page)
     card(page, b).locator(".rest").click()
     assert page.locator(".place").all_inner_texts() == ["1", "–", "–", "–"]
     card(page, b).locator(".rest").click()  # undo
     assert page.locator(".place").all_inner_texts() == ["1", "2", "3", "4"]
-    card(page, c).locator(".gap").hover()
     card(page, c).locator(".rest").click()
     page.click("#submit")
     assert stored(workspace, 1).tiers == ((a,), (b,))
@@ -81,8 +79,7 @@ def test_stop_here_by_keyboard_and_moves_across_the_line(page, workspace):
 
 def test_stop_here_on_a_phone(open_page, url, workspace, problems):
     page = open_page(f"{url}/rank/desk", **PHONE)
-    a, b, c, d = order(page)
-    assert card(page, b).locator(".rest").is_visible()  # without hovering
+    a, b, *_ = order(page)
     card(page, b).locator(".rest").tap()
     page.locator("#submit").tap()
     assert stored(workspace, 1).tiers == ((a,),)
@@ -382,8 +379,8 @@ def test_axe_finds_nothing(open_page, url, workspace, problems, axe, scheme, siz
     options = {"color_scheme": scheme, **(PHONE if size == "phone" else {})}
     set_project(workspace, "desk", Project(ratings=True), "me")
     add_guidelines(workspace, "desk", "# Rules\n\n- **True** first\n\n`code`", "me")
-    workspace.add_groups("desk", [group("Hm?", LONG, "| a | b |\n|---|---|\n| 1 | [x](https://x.org) |\n\n```\ncode\n```",
-                                        "> so\u202e it is ![p](https://x.org/p.png)")])
+    table = "| a | b |\n|---|---|\n| 1 | [x](https://x.org) |\n\n```\ncode\n```"
+    workspace.add_groups("desk", [group("Hm?", LONG, table, "> so\u202e it is ![p](https://x.org/p.png)")])
     page = open_page(f"{url}/rank/desk", **options)
     assert axe(page) == []
     acknowledge(workspace, "desk", 1, "me")
