@@ -3,7 +3,7 @@ from math import isnan
 import numpy as np
 import pytest
 
-from tunesmith.feedback.ability import certainty, consensus, fit, informativeness, standing
+from tunesmith.feedback.ability import certainty, consensus, fit, standing, vote
 from tunesmith.records import Answer, AnswerGroup, Message, Pair, Prompt
 from tunesmith.statistics import auc, spearman
 
@@ -33,10 +33,10 @@ def panel(seed, slope=1.5, prompts=50, k=4, votes=4000):
     return groups, votes_of, worth_GK, np.array([kind != "good" for kind in kinds])
 
 
-def rankings_by(kinds, k, seed, items=200, noise=0.7):
+def rankings_by(kinds, k, seed, items=200, noise=0.7, worth_GK=None):
     """Rankings of k answers by two or three of the labelers each; utilities with Gumbel noise, as Plackett-Luce has."""
     rng = np.random.default_rng(seed)
-    worth_GK = rng.normal(size=(items, k))
+    worth_GK = rng.normal(size=(items, k)) if worth_GK is None else worth_GK
     groups, votes = [judged(f"question {g}", "", (), k) for g in range(items)], []
     for group, worth in zip(groups, worth_GK, strict=True):
         for w in rng.choice(len(kinds), int(rng.integers(2, 4)), replace=False):
@@ -131,11 +131,11 @@ def test_what_was_shown_first_is_taken_out_of_the_scores():
 def test_consensus_keeps_who_judged_and_how_much_they_tell():
     groups, votes, _ = rankings_by(["random", "inverted", *["good"] * 6], k=3, seed=5, items=200)
     found = fit(votes)
-    assert informativeness(found, "w00") < 0.2 < 0.4 < informativeness(found, "w01")
+    assert abs(vote(found, "w00")) < 0.3 and vote(found, "w01") < -0.5 and vote(found, "w05") > 0.7
     one = consensus(found, groups[0])
     judges = [v.labeler for v in votes if v.id == groups[0].id]
     assert one.labeler == ",".join(sorted(judges)) and one.source == "imported"
-    assert one.weight == pytest.approx(sum(informativeness(found, w) for w in judges))
+    assert one.weight == pytest.approx(sum(abs(vote(found, w)) for w in judges))
     assert one.tiers[0][0] == int(np.argmax(found.scores(groups[0])))
 
 

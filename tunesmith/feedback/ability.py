@@ -78,6 +78,7 @@ class Fit:
     labelers: Mapping[str, Ability]
     reference: float
     warnings: tuple[str, ...]
+    weights: Mapping[str, float]
     judged: Mapping[str, Sequence[AnswerGroup]] = field(repr=False)
     rows: Rows = field(repr=False)
     score_A: Floats = field(repr=False)
@@ -120,6 +121,7 @@ class Rows:
     """All comparisons, one row each: a labeler compared answers `first` and `second`, numbered over all prompts.
 
     `y_R` is 1 if the first won, 0.5 for a tie; `position_R` 1 if it was shown first, -1 if second, 0 if not known.
+    `weight_R` is what the row counts for the scores, `own_R` for the labeler's own ability.
     """
 
     names: tuple[str, ...]
@@ -130,6 +132,7 @@ class Rows:
     y_R: Floats
     position_R: Floats
     weight_R: Floats
+    own_R: Floats
     block_R: Ints
     rankings_W: Ints
 
@@ -144,7 +147,8 @@ def fit(groups: Iterable[AnswerGroup], *, weights: Mapping[str, float] | None = 
 
     Args:
         groups: one per ranking, as `groups.apply` makes them; soft pairs are taken as they are.
-        weights: what a ranking of a labeler counts, 1 for those not named; 0 leaves them out of the scores' fit.
+        weights: what a ranking of a labeler counts for the scores, 1 for those not named; at 0 a labeler is measured
+            against the others and has no say.
 
     Groups without an order (thumbs, skipped ones) teach nothing here. No group at all gives an empty fit.
     """
@@ -155,9 +159,10 @@ def fit(groups: Iterable[AnswerGroup], *, weights: Mapping[str, float] | None = 
     abilities = {name: Ability(name, _interval(found.ability_W[w], deviation_W[w], rows.rankings_W[w]),
                                _interval(found.position_W[w], deviation_of_position_W[w], rows.rankings_W[w]),
                                int(rows.rankings_W[w]), int(shared_W[w])) for w, name in enumerate(rows.names)}
-    reference = _median(found.ability_W) if rows.names else 1.0
-    return Fit(abilities, reference, _warnings(rows, shared_W), judged, rows, found.score_A, found.covariance,
-               found.others_R)
+    heard = [a for name, a in zip(rows.names, found.ability_W, strict=True) if (weights or {}).get(name, 1) > 0]
+    reference = _median(np.array(heard)) if heard else 1.0
+    return Fit(abilities, reference, _warnings(rows, shared_W), dict(weights or {}), judged, rows, found.score_A,
+               found.covariance, found.others_R)
 
 
 def standing(fit: Fit, labeler: str) -> Standing:
@@ -183,7 +188,7 @@ def consensus(fit: Fit, group: AnswerGroup) -> AnswerGroup | None:
 
     A pair's p is the probability that another labeler of median ability, who sees the answers in either order, prefers
     the better one; it allows for the scores' uncertainty (σ of a normal variable: MacKay 1992, eq. 10), so that one
-    vote is not taken for certain. `tiers` go by score. `weight` is the sum of the rankings' `informativeness`.
+    vote is not taken for certain. `tiers` go by score. `weight` is what the rankings' labelers' votes count.
     """
     mean_K, cov_KK = fit._posterior(group)
     known = np.flatnonzero(~np.isnan(mean_K)).tolist()
@@ -195,17 +200,21 @@ def consensus(fit: Fit, group: AnswerGroup) -> AnswerGroup | None:
         for j in known[x + 1:]:
             p = _predictive(fit.reference, mean_K[i] - mean_K[j], _variance(cov_KK, i, j))
             found.append(Pair(i, j, p) if p >= 0.5 else Pair(j, i, 1 - p))
-    weight = sum(g.weight * informativeness(fit, g.labeler) for g in judged)
+    weight = sum(g.weight * abs(vote(fit, g.labeler)) for g in judged)
     return replace(group, tiers=_tiers(mean_K), pairs=tuple(found), labels=mean_labels(judged), shown=(), weight=weight,
                    labeler=",".join(sorted({g.labeler for g in judged})), source=common_source(judged))
 
 
-def informativeness(fit: Fit, labeler: str) -> float:
-    """How much a ranking by this labeler tells, against one by the median labeler: (a_k / median)², at most 1.
+def vote(fit: Fit, labeler: str) -> float:
+    """What this labeler's judgements count in training, from -1 to 1: a_k / median, decided by the interval.
 
-    Nothing from a careless labeler; a full vote, which the scores take turned around, from an inverted one.
+    A full vote unless the ability is surely below the median labeler's; nothing from a careless one; turned around,
+    where it is surely negative.
     """
-    return min(1.0, (fit.labelers[labeler].ability.value / fit.reference) ** 2)
+    about, say = fit.labelers[labeler].ability, fit.weights.get(labeler, 1.0)
+    if about.high >= fit.reference:
+        return say
+    return say * max(-1.0, min(1.0, about.value / fit.reference)) if about.value > 0 or about.high < 0 else 0.0
 
 
 def certainty(fit: Fit, group: AnswerGroup) -> float:
@@ -244,13 +253,14 @@ def comparisons(groups: Iterable[AnswerGroup], weights: Mapping[str, float] | No
         answers = blocks.setdefault(prompt, {})
         local = {i: answers.setdefault(group.answers[i].text, len(answers)) for p in found for i in (p.better, p.worse)}
         labeler = names.setdefault(group.labeler, len(names))
-        share = group.weight * (weights or {}).get(group.labeler, 1.0) * 3 / (len(local) + 1)
+        share, say = group.weight * 3 / (len(local) + 1), (weights or {}).get(group.labeler, 1.0)
         seen = {answer: place for place, answer in enumerate(group.shown)}
         rankings[labeler] = rankings.get(labeler, 0) + 1
         for p in found:
             if local[p.better] != local[p.worse]:  # the same text twice cannot be told apart
                 order = (seen[p.worse] > seen[p.better]) * 2 - 1 if p.better in seen and p.worse in seen else 0
-                table.append((prompt, labeler, local[p.better], local[p.worse], p.p, order, share * p.weight))
+                table.append((prompt, labeler, local[p.better], local[p.worse], p.p, order,
+                              share * p.weight * say, share * p.weight))
     return _rows(names, blocks, table, rankings)
 
 
@@ -261,10 +271,10 @@ def _rows(names: Mapping[str, int], blocks: Mapping[str, Mapping[str, int]], tab
     index = {prompt: Block(n, int(starts[n]), int(cells[n]), answers)
              for n, (prompt, answers) in enumerate(blocks.items())}
     block_R = np.array([index[str(row[0])].number for row in table], dtype=np.int64)
-    rest = np.array([row[1:] for row in table], dtype=float).reshape(len(table), 6)
+    rest = np.array([row[1:] for row in table], dtype=float).reshape(len(table), 7)
     first_R, second_R = (rest[:, c].astype(np.int64) + starts[block_R] for c in (1, 2))
     return Rows(tuple(names), index, rest[:, 0].astype(np.int64), first_R, second_R, rest[:, 3], rest[:, 4], rest[:, 5],
-                block_R, np.array([rankings[w] for w in range(len(names))], dtype=np.int64))
+                rest[:, 6], block_R, np.array([rankings[w] for w in range(len(names))], dtype=np.int64))
 
 
 # ---- the fit
@@ -373,7 +383,7 @@ def _labelers_step(rows: Rows, mean_R: Floats, variance_R: Floats, a: Floats,
     shrink_R = 1 / np.sqrt(1 + pi / 8 * a[w] ** 2 * variance_R)
     p = expit(a[w] * mean_R * shrink_R + b[w] * x)
     slope_R = mean_R * shrink_R ** 3
-    error, bend = rows.weight_R * (p - rows.y_R), rows.weight_R * p * (1 - p)
+    error, bend = rows.own_R * (p - rows.y_R), rows.own_R * p * (1 - p)
     g_a = np.bincount(w, error * slope_R, n) + (a - 1) / ABILITY_VARIANCE
     g_b = np.bincount(w, error * x, n) + b / POSITION_VARIANCE
     h_aa = np.bincount(w, bend * slope_R ** 2, n) + 1 / ABILITY_VARIANCE

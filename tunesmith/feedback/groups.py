@@ -112,13 +112,13 @@ def ranked(groups: Iterable[AnswerGroup], rankings: Iterable[Ranking], *, withou
            merged: bool = True, ties: Ties = "half") -> list[AnswerGroup]:
     """Stored groups and the append-only rankings of them, as what a reward model learns from.
 
-    A labeler's later ranking of a group replaces the earlier one (a later skip withdraws it); labelers named in
-    `without` are left out; groups that nobody ranked are left out. `merged` makes one soft group of several
-    labelers' rankings, otherwise each stays a group of its own.
+    A labeler's later ranking of a group replaces the earlier one (a later skip withdraws it); test questions and second
+    looks teach nothing; labelers named in `without` are left out; groups that nobody ranked are left out. `merged`
+    makes one soft group of several labelers' rankings, otherwise each stays a group of its own.
     """
     latest: dict[str, dict[str, Ranking]] = defaultdict(dict)
     for r in rankings:
-        if r.labeler not in without:
+        if r.labeler not in without and r.purpose not in ("gold", "repeat"):
             latest[r.group][r.labeler] = r
     result = []
     for group in groups:
