@@ -33,8 +33,6 @@ _CODES = {  # PostgreSQL's codes, or how they begin
     "55P03": "is busy: another process keeps writing to it; wait for it to finish or stop it",
     "57P": "the database server is going down or coming up; try again in a moment",
     "08": "the connection to the database server broke ({said}); try again",
-    "28": "the database server refuses this user ({said}); check the URL in TUNESMITH_DATABASE",
-    "3D": "the database server has no such database ({said}); make it with createdb",
     "42501": "the database server does not let this user do that ({said})",
     "58": "the database server's disk reported an error ({said})",
     "XX": "the database server found damage in itself ({said}); restore it from a backup",
@@ -78,7 +76,7 @@ def _of_postgres(error: DBAPIError, where: Path) -> StorageError | None:
     code, said = sqlstate(error), str(error.orig).strip().partition("\n")[0]
     known = next((text for sign, text in _CODES.items() if code and code.startswith(sign)), None)
     if known is None and not code and isinstance(error, OperationalError):  # it never came to a conversation
-        known = "the database server does not answer ({said}); is it running, is TUNESMITH_DATABASE right?"
+        known = "no connection to the database server ({said}); is it running, is TUNESMITH_DATABASE right?"
     return None if known is None else StorageError(f"{where}: {known.format(said=said)}")
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.errors import DataError, NotFound
 from tunesmith.records import Tiers
+from tunesmith.store import audit
 from tunesmith.store import tables as db
 from tunesmith.store.checks import check_tiers, valid_labeler
 from tunesmith.store.database import insert_once, pack
@@ -72,7 +73,13 @@ def set_project(workspace: Workspace, set_name: str, settings: Project, by: str)
         NotFound: naming the nearest set.
     """
     valid_labeler(by)
-    workspace.database.write(lambda c: _set_project(c, set_seq(c, set_name), settings))
+
+    def work(c: sa.Connection) -> None:
+        seq = set_seq(c, set_name)
+        _set_project(c, seq, settings)
+        audit.append(c, by, "project", set_name, settings.model_dump())
+
+    workspace.database.write(work)
 
 
 def _set_project(c: sa.Connection, seq: int, settings: Project) -> None:
@@ -110,6 +117,7 @@ def set_gold(workspace: Workspace, set_name: str, group_id: str, tiers: Tiers | 
         c.execute(sa.update(db.members).where(db.members.c.set_seq == seq, db.members.c.group_id == group_id)
                   .values(gold="" if tiers is None else pack(tiers)))
         settle(c, [group_id])
+        audit.append(c, by, "gold", set_name, {"group": group_id, "tiers": tiers})
 
     workspace.database.write(work)
 
@@ -152,6 +160,7 @@ def add_guidelines(workspace: Workspace, set_name: str, text: str, by: str) -> i
             return newest[0]
         version = 1 if newest is None else newest[0] + 1
         c.execute(sa.insert(db.guidelines).values(set_seq=seq, version=version, text=text, by=by, created=now()))
+        audit.append(c, by, "guidelines", set_name, {"version": version})
         return version
 
     return workspace.database.write(work)
