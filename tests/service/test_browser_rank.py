@@ -344,6 +344,17 @@ def test_tiers_module(page):
         "dropAt([[0, 1], [2]], 0, 1)": [[1], [0], [2]],
         "dropOn([[0], [1], [2]], 2, 0)": [[0, 2], [1]], "dropOn([[0, 1], [2]], 0, 2)": [[1], [2, 0]],
         "places([[3], [0, 1], [2]])": [1, 2, 4],
+        # with a rest: {2, 3} below all others, not compared
+        "lower([[0], [1], [2, 3]], 1, true)": [[0], [1, 2, 3]], "lower([[0], [2, 3]], 2, true)": [[0], [2, 3]],
+        "lower([[0, 1], [2, 3]], 0, true)": [[1], [0], [2, 3]], "raise([[0], [2, 3]], 3)": [[0], [3], [2]],
+        "toggleTie([[0], [1], [2, 3]], 3, true)": [[0], [1], [2, 3]],
+        "dropAt([[0], [1], [2, 3]], 0, 3, true)": [[1], [2, 3, 0]],
+        "dropAt([[0], [1], [2, 3]], 0, 1, true)": [[1], [0], [2, 3]],
+        "toggleRest([[0], [1], [2], [3]], 2)": {"tiers": [[0], [1], [2, 3]], "rest": True},
+        "toggleRest([[0, 1], [2]], 1)": {"tiers": [[0], [1, 2]], "rest": True},  # cuts a tie
+        "toggleRest([[0], [1], [2, 3]], 3, true)": {"tiers": [[0], [1], [2], [3]], "rest": False},
+        "toggleRest([[0], [1], [2]], 0)": {"tiers": [[0], [1], [2]], "rest": False},  # something must be ranked
+        "toggleRest([[0], [1], [2]], 2)": {"tiers": [[0], [1], [2]], "rest": False},  # it is last already
     }
     for call, expected in cases.items():
         got = page.evaluate(f"import('/static/tiers.js').then(t => t.{call})")
