@@ -1,0 +1,108 @@
+"""Migrations on both databases: old data is equal afterwards, an interrupted one is done by the next open."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+
+from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
+from tunesmith.store import database as db
+from tunesmith.store import tables, work
+from tunesmith.store.invariants import violations
+from tunesmith.store.verdicts import shuffled
+from tunesmith.store.workspace import DATABASE, VARIABLE, Workspace
+
+GROUPS = [AnswerGroup(Prompt((Message("user", f"question {n}\0"),)), (Answer("a"), Answer("b"))) for n in range(3)]
+OPENING = "import sys; from tunesmith.store.workspace import Workspace; Workspace.open(sys.argv[1])"
+
+
+def ranked(id, n, labeler, **more):
+    return Ranking(id, GROUPS[n].id, labeler, **({"tiers": ((0,), (1,))} | more))
+
+
+VERDICTS = [ranked("1", 0, "ann"), ranked("2", 0, "ann", tiers=((1,), (0,))), ranked("3", 0, "bob"),
+            ranked("4", 1, "ann", tiers=(), skipped="unclear"), ranked("5", 1, "bob"),
+            ranked("6", 1, "bob", tiers=(), skipped="unclear"), ranked("7", 1, "robot", simulated=True),
+            ranked("8", 2, "ann", flags={"0": ["false"]})]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def old(request, tmp_path, monkeypatch):
+    """The folder of a workspace with the first schema and data in it."""
+    root = tmp_path / "ws"
+    root.mkdir()
+    url = f"sqlite:///{root / DATABASE}"
+    if request.param == "postgres":
+        server = request.getfixturevalue("postgres")
+        server.execute(f"CREATE DATABASE old{next(server.numbers)}")
+        url = server.url(f"old{next(server.numbers) - 1}")
+        monkeypatch.setenv(VARIABLE, url)
+    database = db.Database(url, root)
+    database.migrate(to="0001")
+    then = "2026-01-01T00:00:00.000000Z"
+    people = [{"name": name, "simulated": name == "robot", "role": "labeler", "created": then}
+              for name in ("ann", "bob", "robot")]
+    rows = {
+        "groups": [{"id": g.id, "answers": 2, "body": db.pack(g.to_dict())} for g in GROUPS],
+        "sets": [{"name": "s", "created": then}],
+        "members": [{"set_seq": 1, "group_id": g.id, "position": n, "shuffled": shuffled(g.id)}
+                    for n, g in enumerate(GROUPS)],
+        "labelers": people,
+        "rankings": [{"id": r.id, "group_id": r.group, "labeler": r.labeler, "body": db.pack(r.to_dict()),
+                      "created": then} for r in VERDICTS]}
+
+    def fill(c):
+        for name, values in rows.items():
+            c.execute(sa.insert(sa.table(name, *map(sa.column, values[0]))), values)
+
+    database.write(fill)
+    database.close()
+    return root
+
+
+def check(root):
+    with Workspace.open(root) as w:
+        assert w.database.revision() == db.HEAD
+        assert w.groups("s") == GROUPS and w.rankings("s") == VERDICTS
+        assert [(p.name, p.simulated) for p in w.labelers()] == [("ann", False), ("bob", False), ("robot", True)]
+        m = tables.members.c
+        with w.database.read() as c:
+            counters = c.execute(sa.select(m.taken, m.done, m.open).order_by(m.position)).all()
+        assert [tuple(row) for row in counters] == [(2, 2, False), (0, 0, True), (1, 1, True)]
+        assert violations(w) == []
+        claim = work.claim(w, "s", "cid")
+        assert claim.group in GROUPS[1:]
+        work.submit(w, ranked("9", GROUPS.index(claim.group), "cid", shown=claim.shown), claim.token)
+        assert violations(w) == []
+
+
+def test_data_of_the_first_schema_is_equal_and_counted(old):
+    check(old)
+
+
+def test_killed_in_the_middle_the_old_schema_is_whole_and_the_next_open_does_it(old):
+    process = subprocess.run([sys.executable, "-c", OPENING, str(old)], timeout=60, stderr=subprocess.PIPE,
+                             env={**os.environ, "TUNESMITH_FAILPOINT": "migrated"})
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    check(old)
+
+
+def test_no_row_ever_goes_because_another_goes(workspace):
+    """Nothing deletes in cascades: every foreign key only refuses."""
+    with workspace.database.read() as c:
+        keys = [key for name in sa.inspect(c).get_table_names() for key in sa.inspect(c).get_foreign_keys(name)]
+    assert len(keys) >= 10 and all(not key["options"] for key in keys)
+    assert all(key.ondelete is None and key.onupdate is None
+               for table in tables.metadata.tables.values() for key in table.foreign_keys)
+
+
+def test_what_was_judged_cannot_be_deleted(workspace):
+    workspace.add_groups("s", GROUPS)
+    workspace.add_rankings(VERDICTS)
+    for table in ("rankings", "groups", "labelers", "sets"):
+        with pytest.raises(sa.exc.DBAPIError):
+            workspace.database.write(lambda c, table=table: c.execute(sa.delete(tables.metadata.tables[table])))
+    assert workspace.rankings("s") == VERDICTS
