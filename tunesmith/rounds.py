@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,9 @@ from tunesmith.errors import NotFound, SettingsError, UserError
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate.compare import Checks, answer_all, compare, save
 from tunesmith.evaluate.report import Metric
-from tunesmith.feedback.agreement import agreement
-from tunesmith.feedback.groups import merge, ranked
+from tunesmith.feedback.agreement import agreement, self_consistency
+from tunesmith.feedback.consensus import Agreed, agree, flip_rate
+from tunesmith.feedback.groups import ranked
 from tunesmith.records import Answer, AnswerGroup, Demonstration, Prompt
 from tunesmith.settings import (
     CollectSettings,
@@ -35,6 +37,8 @@ from tunesmith.settings import (
 )
 from tunesmith.statistics import mean_interval
 from tunesmith.store import desk, exchange, foreign, formats
+from tunesmith.store.project import project
+from tunesmith.store.team import quarantined
 from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
 
 if TYPE_CHECKING:
@@ -203,33 +207,77 @@ def _remote(workspace: Workspace, settings: CollectSettings) -> Engine:
                                                key_variable=settings.key or known.key_variable)))
 
 
-def comparisons(workspace: Workspace, name: str, without: Sequence[str] = (), merged: bool = True) -> list[AnswerGroup]:
-    """What a reward model learns from: a set's groups with their rankings, or an imported dataset.
+def comparisons(workspace: Workspace, name: str, without: Sequence[str] = ()) -> list[AnswerGroup]:
+    """What people said of a set's groups, or an imported dataset's rows: one group per ranking.
+
+    Labelers named in `without` are left out, and so are, of a set, those in quarantine.
 
     Raises:
         NotFound: neither a set nor a dataset has this name.
-        UserError: nobody has ranked yet.
+        UserError: nobody has ranked yet, or only people who are left out.
     """
     if name in _sets(workspace):
-        groups = ranked(workspace.groups(name), workspace.rankings(name), without=without, merged=merged)
+        out = {*without, *quarantined(workspace)}
+        groups = ranked(workspace.groups(name), workspace.rankings(name), without=out, merged=False)
         if not groups:
-            raise UserError(f"nobody has ranked a group of {name} yet; run: tunesmith studio --groups {name}")
+            why = f" (left out: {', '.join(sorted(out))})" if out else ""
+            raise UserError(f"nobody has ranked a group of {name} yet{why}; run: tunesmith studio --groups {name}")
         return groups
     dataset = workspace.dataset(name)
     if dataset.kind not in ("comparisons", "rankings"):
         raise UserError(f"{name} holds {dataset.kind}, not comparisons or rankings")
-    rows: list[AnswerGroup] = [g for g in dataset.rows() if g.labeler not in without]
-    return rows if not merged else _merged(rows)
+    return [g for g in dataset.rows() if g.labeler not in without]
+
+
+def agreed(workspace: Workspace, settings: RewardSettings | PreferSettings) -> Agreed:
+    """The comparisons as a model learns from them, and how they were made, for the run's summary.
+
+    Raises:
+        NotFound, UserError: as `comparisons`.
+    """
+    name = settings.comparisons
+    held = sorted(quarantined(workspace) - set(settings.without))
+    cap = project(workspace, name).share_cap if name in _sets(workspace) else 1.0
+    found = agree(comparisons(workspace, name, settings.without), settings.consensus, cap=cap,
+                  held_out=settings.held_out)
+    if held and name in _sets(workspace):
+        left = {who: count for who, count in Counter(r.labeler for r in workspace.rankings(name, latest=True)).items()
+                if who in held}
+        return Agreed(found.groups, {**found.about, "quarantined": left})
+    return found
 
 
 def reward(shop: Shop, settings: RewardSettings, resume: Run | None = None) -> Adapter:
     """Rankings -> reward model, its held-out accuracy beside the labelers' agreement."""
     from tunesmith.train import reward as trainer
 
-    groups = comparisons(shop.workspace, settings.comparisons, settings.without)
+    found = agreed(shop.workspace, settings)
+    if settings.label_smoothing == "auto":
+        settings = settings.model_copy(update={"label_smoothing": label_noise(shop.workspace, settings)})
     base = shop.base_of(settings.model, settings.base, settings)
     with shop.progress("reward") as progress:
-        return trainer.train(shop.workspace, base, settings, groups, resume=resume, progress=progress)
+        return trainer.train(shop.workspace, base, settings, found.groups, about=found.about, resume=resume,
+                             progress=progress)
+
+
+def label_noise(workspace: Workspace, settings: RewardSettings) -> float:
+    """The share of wrong labels: from labelers' second looks, or without any from how far two labelers agree.
+
+    Raises:
+        UserError: nobody judged anything twice.
+    """
+    name = settings.comparisons
+    if name in _sets(workspace):
+        out = {*settings.without, *quarantined(workspace)}
+        rankings = [r for r in workspace.rankings(name) if r.labeler not in out]
+        looks = self_consistency({g.id: g for g in workspace.groups(name)}, rankings).values()
+        if count := sum(i.n for i in looks):
+            return round(flip_rate(sum(i.value * i.n for i in looks) / count), 4)
+    found = agreement(comparisons(workspace, name, settings.without)).percent
+    if not found.n:
+        raise UserError(f"--label-smoothing auto: in {name} nothing was judged twice; give a number instead, such as "
+                        "--label-smoothing 0.1")
+    return round(flip_rate(found.value), 4)
 
 
 def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter:
@@ -249,9 +297,10 @@ def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> A
     with shop.progress(settings.method) as progress:
         if settings.method in ("grpo", "rloo"):
             return grpo.train(shop.workspace, base, settings, resume=resume, progress=progress)
-        groups = comparisons(shop.workspace, settings.comparisons, settings.without)
+        found = agreed(shop.workspace, settings)
         trainer = dpo.train if settings.method == "dpo" else kto.train
-        return trainer(shop.workspace, base, settings, groups, resume=resume, progress=progress)
+        return trainer(shop.workspace, base, settings, found.groups, about=found.about, resume=resume,
+                       progress=progress)
 
 
 def resume(shop: Shop, run: Run) -> Adapter:
@@ -352,7 +401,7 @@ def curves(workspace: Workspace, name: str) -> dict[str, Any]:
 
 def _agreement(workspace: Workspace, name: str) -> dict[str, Any]:
     """How often two labelers of these comparisons agreed, if two ever judged the same group."""
-    found = agreement(comparisons(workspace, name, merged=False)).percent
+    found = agreement(comparisons(workspace, name)).percent
     return {"agreement": found.to_dict()} if found.n else {}
 
 
@@ -445,15 +494,3 @@ def _limited(dataset: Dataset, limit: int) -> list[Prompt]:
         raise UserError(f"{dataset.name} holds {dataset.kind}, not prompts")
     prompts = list(dataset.rows())
     return prompts[:limit] if limit else prompts
-
-
-def _merged(rows: Sequence[AnswerGroup]) -> list[AnswerGroup]:
-    """Several labelers' rankings of one group become one; single ones and thumbs stay as they are."""
-    by_group: dict[str, list[AnswerGroup]] = {}
-    for row in rows:
-        by_group.setdefault(row.id, []).append(row)
-    out: list[AnswerGroup] = []
-    for same in by_group.values():
-        together = merge(same) if len(same) > 1 else None
-        out += [together] if together else same
-    return out

@@ -10,13 +10,16 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tunesmith.errors import SettingsError, nearest
 
 AdapterKind = Literal["lora", "full"]
+Consensus = Literal["ability", "votes", "none"]
+CONSENSUS = ("several labelers on one group: ability weighs votes by what the labelers are worth, where they overlap; "
+             "votes counts each once; none keeps every ranking by itself")
 
 
 class Settings(BaseModel):
@@ -122,10 +125,22 @@ class RewardSettings(Lora, Optimization):
     name: str = Field(..., description="the new reward model's name")
     epochs: float = Field(1.0, gt=0)
     batch: int = Field(16, ge=1, description="prompts per optimizer step")
-    loss: Literal["pairs", "plackett-luce"] = "pairs"
+    consensus: Consensus = Field("ability", description=CONSENSUS)
+    loss: Literal["pairs", "robust", "plackett-luce"] = Field(
+        "pairs", description="robust: unbiased where --label-smoothing says how many labels are wrong")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] | Literal["auto"] = Field(
+        0.0, description="share of the labels taken to be wrong; auto: from how often labelers contradict themselves")
+    margin: float = Field(0.0, ge=0, description="how far apart the rewards of a clear pair should be pushed at least")
     center: float = Field(0.001, ge=0, description="weight of the penalty on rewards far from zero")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for accuracy and calibration")
     max_tokens: int = Field(0, ge=0)
+
+
+    @model_validator(mode="after")
+    def _pairs_only(self) -> Self:
+        if self.loss == "plackett-luce" and (self.label_smoothing or self.margin):
+            raise SettingsError("--label-smoothing and --margin are for --loss pairs and robust, not for plackett-luce")
+        return self
 
 
 class PpoSettings(Optimization):
@@ -181,6 +196,7 @@ class PreferSettings(Optimization):
     epochs: float = Field(1.0, gt=0, description="passes over the data, or over the answers of each update")
     comparisons: str = _only("dpo, kto", "", "ranked answer groups, or a dataset of comparisons; kto takes thumbs too")
     without: tuple[str, ...] = _only("dpo, kto", (), "leave these labelers' judgements out")
+    consensus: Consensus = _only("dpo, kto", "ability", CONSENSUS)
     held_out: float = _only("dpo, kto", 0.1, "share of the prompts kept for accuracy", ge=0, lt=1)
     longest: int = _only("dpo, kto", 0, "longest conversation in tokens; 0: what the base takes", ge=0)
     beta: float = _only("dpo, kto", 0.1, "how dear it is to stray from the reference; 2 or so with --per-token", gt=0)

@@ -65,7 +65,8 @@ def test_an_inverted_labelers_votes_are_turned_around_and_a_careless_ones_left_o
     alone = [g for g in found.groups if g.labeler == "w01"]
     for g in alone:
         said = next(v for v in votes if v.id == g.id and v.labeler == "w01")
-        assert {(p.worse, p.better) for p in g.pairs} == {(p.better, p.worse) for p in pairs(said)} and not g.tiers
+        assert {(p.worse, p.better) for p in g.pairs} == {(p.better, p.worse) for p in pairs(said)}
+        assert g.tiers == said.tiers[::-1] and g.weight <= 1
 
 
 def test_none_keeps_every_ranking_and_thumbs_pass_through():

@@ -214,3 +214,23 @@ def test_group_policy_weights_say_how_items_are_averaged():
     by_hand = -(0.5 * math.exp(0.1) - 0.25 * 2 + 0.1 * 3 * math.exp(-0.05))
     assert out.item() == pytest.approx(by_hand, abs=1e-12)
     assert float(metrics["approx_kl"]) == pytest.approx(0.5 * (0.01 + 0.0025) / 3)
+
+
+def test_the_unbiased_loss_is_on_average_that_of_the_right_labels():
+    rewards, index = tensor([0.7, -0.4]).double(), (tensor([0]), tensor([1]))
+    one = f64([1.0])
+
+    def loss(label, **noise):
+        return float(losses.ranking_pairs(rewards, *index, losses.with_noise(f64([label]), **noise), one)[0])
+
+    flipped = 0.2
+    mean = (1 - flipped) * loss(1.0, noise=flipped, unbiased=True) + flipped * loss(0.0, noise=flipped, unbiased=True)
+    assert mean == pytest.approx(loss(1.0, noise=0.0))
+    assert loss(1.0, noise=flipped) == pytest.approx(0.8 * loss(1.0, noise=0.0) + 0.2 * loss(0.0, noise=0.0))
+    assert losses.with_noise(losses.with_noise(f64([0.3]), 0.1), 0.1, unbiased=True) == pytest.approx(0.3)
+
+
+def test_a_margin_asks_for_rewards_further_apart():
+    rewards, index, one = tensor([0.7, -0.4]).double(), (tensor([0]), tensor([1])), f64([1.0])
+    got, metrics = losses.ranking_pairs(rewards, *index, one, one, 0.5)
+    assert float(got) == pytest.approx(math.log1p(math.exp(-(1.1 - 0.5)))) and metrics["right"] == 1

@@ -9,7 +9,7 @@ import tiny
 import torch
 from lab import ask, letters, ranked_groups, weights
 
-from tunesmith.errors import DataError, UserError
+from tunesmith.errors import DataError, SettingsError, UserError
 from tunesmith.feedback.groups import pairs
 from tunesmith.model import adapters, heads
 from tunesmith.model.scorer import RewardModel
@@ -100,6 +100,29 @@ def test_weights_of_groups_and_of_soft_pairs_count(lab):
     items, _ = reward.encode(base, [soft, TWO], 256)
     assert reward.forward_backward(base, head, learner, items, lab.reward(center=0.0))["loss"] == pytest.approx(
         want, abs=1e-5)
+
+
+@pytest.mark.parametrize(("options", "target", "apart"), [
+    ({"label_smoothing": 0.1}, 0.9, 0), ({"label_smoothing": 0.1, "loss": "robust"}, 1.125, 0), ({"margin": 0.5}, 1, 0.5)])
+def test_the_loss_allows_for_wrong_labels_and_margins(lab, options, target, apart):
+    base, head, learner = prepare(lab)
+    items, _ = reward.encode(base, [TWO], 512)
+    settings = RewardSettings(comparisons="c", name="r", center=0, **options)
+    better, worse = plain_scores(base, head, TWO)
+    got = reward.forward_backward(base, head, learner, items, settings)["loss"]
+    d = better - worse - apart
+    assert got == pytest.approx(target * softplus(-d) + (1 - target) * softplus(d), abs=1e-5)
+
+
+def test_label_smoothing_is_a_share_or_auto():
+    def load(**flags):
+        return RewardSettings.load({"comparisons": "c", "name": "r", **flags})
+
+    assert load(label_smoothing="auto").label_smoothing == "auto" and load(label_smoothing="0.1").label_smoothing == 0.1
+    for wrong in ({"label_smoothing": "0.5"}, {"label_smoothing": "some"},
+                  {"label_smoothing": "0.1", "loss": "plackett-luce"}):
+        with pytest.raises(SettingsError, match="label.smoothing"):
+            load(**wrong)
 
 
 def test_plackett_luce_by_hand_and_only_with_tiers(lab):

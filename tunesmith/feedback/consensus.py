@@ -85,7 +85,10 @@ def _weighed(group: AnswerGroup, votes: Mapping[str, float], held_out: float) ->
     if worth > 0:
         return replace(group, weight=group.weight * worth)
     turned = tuple(replace(p, better=p.worse, worse=p.better) for p in pairs(group, "half"))
-    return replace(group, weight=-group.weight * worth, tiers=(), pairs=turned, labels=())
+    ranked = {i for tier in group.tiers for i in tier}
+    rest = tuple(i for i in range(len(group.answers)) if i not in ranked)
+    tiers = (*([rest] if rest else []), *reversed(group.tiers)) if group.tiers else ()
+    return replace(group, weight=-group.weight * worth, tiers=tiers, pairs=turned, labels=())
 
 
 def _votes(judged: list[AnswerGroup]) -> list[AnswerGroup]:

@@ -15,23 +15,35 @@ def sft(logprobs_N: Tensor, weight_N: Tensor, count: float) -> tuple[Tensor, Met
     return loss, {"loss": loss.detach()}
 
 
-def ranking_pairs(rewards_A: Tensor, better_P: Tensor, worse_P: Tensor, p_P: Tensor,
-                  weight_P: Tensor) -> tuple[Tensor, Metrics]:
+def ranking_pairs(rewards_A: Tensor, better_P: Tensor, worse_P: Tensor, p_P: Tensor, weight_P: Tensor,
+                  apart_P: Tensor | float = 0.0) -> tuple[Tensor, Metrics]:
     """Bradley-Terry loss over all pairs of the groups in a batch (InstructGPT, arXiv 2203.02155, equation 1).
 
     `better_P`, `worse_P` index `rewards_A`; `p_P` is P(better beats worse), 1 for a strict human order, 0.5 for a
     tie. `weight_P` holds 1/C(K,2) of the pair's group over the number of groups of the step, so a prompt with nine
-    answers counts as much as one with two.
+    answers counts as much as one with two. `apart_P` is how much further apart the rewards must be for the same loss
+    (Llama 2's margin, arXiv 2307.09288, equation 2); a negative one is for pairs whose worse answer is likelier better.
     """
     assert better_P.shape == worse_P.shape == p_P.shape == weight_P.shape, "one probability and weight per pair"
     margin_P = rewards_A[better_P] - rewards_A[worse_P]
-    nll_P = -(p_P * F.logsigmoid(margin_P) + (1 - p_P) * F.logsigmoid(-margin_P))
+    short_P = margin_P - apart_P
+    nll_P = -(p_P * F.logsigmoid(short_P) + (1 - p_P) * F.logsigmoid(-short_P))
     loss = (weight_P * nll_P).sum()
     with torch.no_grad():
         strict = p_P != 0.5
         right = ((margin_P > 0) == (p_P > 0.5)) & (margin_P != 0)
         metrics = {"loss": loss.detach().clone(), "right": right[strict].sum(), "strict": strict.sum()}
     return loss, metrics
+
+
+def with_noise(p_P: Tensor, noise: float, unbiased: bool = False) -> Tensor:
+    """The targets for `ranking_pairs` if a share `noise` of the labels is wrong.
+
+    Label smoothing, p (1 - ε) + (1 - p) ε (Mitchell's note on conservative DPO, 2023), or `unbiased` its inverse,
+    (p - ε) / (1 - 2ε): the loss is then in expectation that on the right labels (Chowdhury et al., arXiv 2403.00409,
+    equation 6). Targets outside 0..1 are meant; the loss is linear in them.
+    """
+    return (p_P - noise) / (1 - 2 * noise) if unbiased else p_P * (1 - noise) + (1 - p_P) * noise
 
 
 def plackett_luce(rewards_A: Tensor, order: list[list[list[int]]], weight_G: Tensor) -> tuple[Tensor, Metrics]:

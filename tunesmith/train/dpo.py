@@ -7,7 +7,7 @@ what it thought of each answer is computed once, before training, and only sums 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Item(reward.Item):
 
 
 def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Sequence[AnswerGroup], *,
-          resume: Run | None = None, progress: Progress | None = None) -> Adapter:
+          about: Mapping[str, Any] | None = None, resume: Run | None = None,
+          progress: Progress | None = None) -> Adapter:
     """Make better answers likelier than worse ones, against where `settings.policy` stood; held-out prompts measure it.
 
     Raises:
@@ -74,7 +75,8 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
         items = ([replace(i, reference=r) for i, r in zip(items, known, strict=True)] if known else
                  reference(base, items, settings))
         train_items, held_out = divide(items, settings.held_out)
-        run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped}
+        run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped,
+                       **(about or {})}
         for step in range(first, steps):
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]

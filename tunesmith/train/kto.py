@@ -7,7 +7,7 @@ out. As in `dpo` the reference's log-probs are computed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class Item(reward.Item):
 
 
 def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Sequence[AnswerGroup], *,
-          resume: Run | None = None, progress: Progress | None = None) -> Adapter:
+          about: Mapping[str, Any] | None = None, resume: Run | None = None,
+          progress: Progress | None = None) -> Adapter:
     """Make good answers likelier and bad ones less likely, against where `settings.policy` stood.
 
     Raises:
@@ -92,7 +93,8 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
         train_items, held_out = divide(items, settings.held_out)
         marks = [mark for i in train_items for mark in i.good]
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "good": sum(marks),
-                       "bad": len(marks) - sum(marks), "skipped": skipped}
+                       "bad": len(marks) - sum(marks), "skipped": skipped,
+                       **(about or {})}
         for step in range(first, steps):
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]

@@ -8,7 +8,7 @@ times as much.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +53,8 @@ Kind = TypeVar("Kind", bound=Item)
 
 
 def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Sequence[AnswerGroup], *,
-          resume: Run | None = None, progress: Progress | None = None) -> Adapter:
+          about: Mapping[str, Any] | None = None, resume: Run | None = None,
+          progress: Progress | None = None) -> Adapter:
     """Learn a score whose differences explain the rankings; held-out prompts measure it.
 
     Raises:
@@ -72,7 +73,8 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
                          list(i.group.tiers) if settings.loss == "plackett-luce" else []] for i in items])
     inputs = {"comparisons": data, "base": base.hash, **({"model": str(parent)} if parent else {})}
     with session(workspace, base, "reward", settings, inputs, steps, resume, progress) as run:
-        run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped}
+        run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped,
+                       **(about or {})}
         for step in range(run.resume(lambda folder: learner.load(folder, "reward")), steps):
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]
@@ -134,13 +136,14 @@ def _loss(rewards_A: Tensor, items: Sequence[Item], total: float, answers: int,
         loss = loss + losses.plackett_luce(rewards_A, order, rewards_A.new_tensor([i.weight / total
                                                                                    for i, _ in ranked]))[0]
     elif ranked:
-        pair_loss, metrics = _pairs_loss(rewards_A, ranked, total)
+        pair_loss, metrics = _pairs_loss(rewards_A, ranked, total, settings)
         loss = loss + pair_loss
     metrics = {**metrics, "loss": loss.detach()}
     return loss + settings.center * rewards_A.square().sum() / answers, metrics
 
 
-def _pairs_loss(rewards_A: Tensor, ranked: Sequence[tuple[Item, int]], total: float) -> tuple[Tensor, losses.Metrics]:
+def _pairs_loss(rewards_A: Tensor, ranked: Sequence[tuple[Item, int]], total: float,
+                settings: RewardSettings) -> tuple[Tensor, losses.Metrics]:
     better, worse, p, weight = [], [], [], []
     for item, offset in ranked:
         share = item.weight / total / sum(q.weight for q in item.pairs)
@@ -150,7 +153,10 @@ def _pairs_loss(rewards_A: Tensor, ranked: Sequence[tuple[Item, int]], total: fl
             p.append(q.p)
             weight.append(q.weight * share)
     better_P, worse_P = (torch.tensor(x, device=rewards_A.device) for x in (better, worse))
-    return losses.ranking_pairs(rewards_A, better_P, worse_P, rewards_A.new_tensor(p), rewards_A.new_tensor(weight))
+    p_P = rewards_A.new_tensor(p)
+    target_P = losses.with_noise(p_P, float(settings.label_smoothing), settings.loss == "robust")
+    return losses.ranking_pairs(rewards_A, better_P, worse_P, target_P, rewards_A.new_tensor(weight),
+                                settings.margin * (2 * p_P - 1))
 
 
 def _order(group: AnswerGroup, offset: int) -> list[list[int]]:
