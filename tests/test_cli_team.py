@@ -122,7 +122,8 @@ def test_the_printed_link_opens_the_studio(verb: str, capsys: pytest.CaptureFixt
 
 def test_addresses_behind_a_proxy_are_the_proxys() -> None:
     def address(host: str, hosts: list[str], https: bool = False) -> str:
-        _, listener, url = service.open_server(service.create_app(None, hosts=hosts, https=https), host, 0)
+        with Workspace.open("workspace") as workspace:
+            _, listener, url = service.open_server(service.create_app(workspace, hosts=hosts, https=https), host, 0)
         listener.close()
         return re.sub(r":\d+$", ":N", url)
 

@@ -76,14 +76,16 @@ def test_sign_in_a_password_a_key_and_the_team_by_keyboard_alone(stranger, url, 
     team.new_account(workspace, "lea", "admin", "me", GOOD)
     page = stranger()
     page.goto(f"{url}/account")
-    page.keyboard.type("lea")  # the first field has the focus
+    page.wait_for_function("document.activeElement.id === 'name'")
+    page.keyboard.type("lea")
     page.keyboard.press("Tab")
     page.keyboard.type("wrong password")
     page.keyboard.press("Enter")
     page.get_by_role("alert").get_by_text("do not fit").wait_for()
     assert [p for p in problems if "401" not in p] == []  # Chromium notes the status, nothing else
     problems.clear()
-    page.keyboard.type(GOOD)  # the name is kept, the password has the focus
+    page.wait_for_function("document.activeElement.id === 'password'")  # the name is kept
+    page.keyboard.type(GOOD)
     page.keyboard.press("Enter")
     page.wait_for_url(f"{url}/account")
     for field, text in (("Current password", GOOD), ("New password", "violet tram ostrich"),

@@ -88,16 +88,16 @@ def test_static_files_stay_in_their_folder(client):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org", ""])
-def test_only_loopback_is_bound(host):
+def test_only_loopback_is_bound(app, host):
     with pytest.raises(UserError, match="sign-in"):
-        open_server(create_app(None), host, 0)
+        open_server(app, host, 0)
 
 
-def test_a_port_in_use_is_named_with_the_cure():
+def test_a_port_in_use_is_named_with_the_cure(app):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is in use.*--port"):
-            run_server(create_app(None), port=port)
+            run_server(app, port=port)
 
 
 def test_a_real_server_announces_its_free_port_and_listens_on_loopback_only(app):
@@ -107,11 +107,12 @@ def test_a_real_server_announces_its_free_port_and_listens_on_loopback_only(app)
         assert "server" not in httpx.get(url).headers
 
 
-def test_an_interrupt_ends_the_server_quietly():
+def test_an_interrupt_ends_the_server_quietly(tmp_path):
     code = ("import sys; from tunesmith.service import create_app, run_server; "
-            "run_server(create_app(None), announce=lambda url: print(url, flush=True)); print('ended')")
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True)
+            "from tunesmith.store.workspace import Workspace; workspace = Workspace.open(sys.argv[1]); "
+            "run_server(create_app(workspace), announce=lambda url: print(url, flush=True)); print('ended')")
+    child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "ws"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
     url = child.stdout.readline().strip()
     assert httpx.get(f"{url}static/icon.svg", timeout=10).status_code == 200
     child.send_signal(signal.SIGINT)

@@ -38,7 +38,8 @@ def test_reports_never_leave_their_folder(client, workspace, tmp_path, name):
     assert answer.status_code == 404 and "secret" not in answer.text.replace("..\\secret", "").replace("../secret", "")
 
 
-def test_the_studio_starts_without_torch():
-    code = ("import sys; from tunesmith.service import create_app; create_app(None); "
+def test_the_studio_starts_without_torch(tmp_path):
+    code = ("import sys; from tunesmith.service import create_app; from tunesmith.store.workspace import Workspace; "
+            "create_app(Workspace.open(sys.argv[1])); "
             "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))")
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "ws"], check=False).returncode == 0

@@ -1,13 +1,15 @@
 """HTTP: the ranking studio and the OpenAI-style API. Imports no torch; the engine arrives as a factory.
 
     app.py        the application, and how it binds to a port
-    security.py   what every request passes first: loopback, Host, Origin, size, headers
+    security.py   what every request passes first: Host, Origin, size, headers
+    access.py     who asks, and what they may do: sessions, keys, roles
+    accounts.py   sign-in, invitations, one's own account, the team
     refusals.py   the one place that turns an error into an HTTP answer
     studio.py     the pages, and POST /api/rankings
     openai.py     /v1
     hub.py        one engine, one generation at a time, adapters on demand
 
-Left out until sign-in exists: accounts, API keys, rate limits. The service speaks to this machine only.
+It speaks to this machine only, unless it is told by which names others may call it (`--allow-host`).
 """
 
 from tunesmith.service.app import create_app, open_server, run_server

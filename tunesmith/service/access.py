@@ -8,6 +8,9 @@ A route says whom it is for, and gets the person:
 `SignedIn` is anybody, `Labeler` whoever may judge, `Viewer` whoever may see figures (not labelers, who would learn
 which model wrote what), `Reviewer`, `Manager`, `Admin`. Pages know people by a cookie; /api also takes keys, whose
 scope must fit; /v1 takes keys only (`chat`).
+
+Known limit: a browser sends cookies to every port of a host. Do not run services that you do not trust on the same
+machine under the same name.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import Depends, Request, Response
 
-from tunesmith.service.refusals import Refusal, SignInNeeded
+from tunesmith.service.refusals import Refusal, SignInNeeded, log
 from tunesmith.store import keys, team
 
 if TYPE_CHECKING:
@@ -238,6 +241,7 @@ def address(request: Request) -> str:
 def _program(workspace: Workspace, secret: str) -> Person:
     found = keys.key(workspace, secret)
     if found is None:
+        log.warning("a key that does not work was sent: %r", f"...{secret[-4:]}" if len(secret) > 20 else "...")
         raise Refusal("Incorrect API key provided: it is unknown, revoked or has expired. "
                       "`tunesmith keys ls` shows which there are.", status=401, code="invalid_api_key")
     account, key = found

@@ -15,7 +15,7 @@ from tunesmith.errors import NotFound, UserError
 from tunesmith.service import access
 from tunesmith.service.access import Form, Manager, Person, SignedIn, Throttle, local
 from tunesmith.service.pages import render
-from tunesmith.service.refusals import Refusal
+from tunesmith.service.refusals import Refusal, log
 from tunesmith.store import keys, team
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def _doors(routes: APIRouter, workspace: Workspace, by_name: Throttle, by_addres
         by_address.failed(where)
         found = team.sign_in(workspace, name, password)
         if found is None:
+            log.warning("sign-in failed: %r from %s", name[:64], where)
             return _page("signin.html", 401, next=local(path), name=name, problem=WRONG)
         by_name.forget(name, where)
         return _welcome(request, workspace, team.start_session(workspace, found.name), local(path))

@@ -54,7 +54,7 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     app = FastAPI(title="Tunesmith", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
                   lifespan=lifespan)
     app.state.workspace, app.state.hub, app.state.hosts, app.state.https = workspace, hub, tuple(hosts), https
-    app.state.owner = team.owner(workspace, labeler).name if workspace else labeler
+    app.state.owner = team.owner(workspace, labeler).name
     refusals.install(app)
     app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
     for name in PAGES:

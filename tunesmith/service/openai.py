@@ -2,7 +2,7 @@
 
 Every policy adapter of the workspace is a model: `desk` is its newest version, `desk@2` that one, the base has its own
 name. A parameter that would change the answer and that this engine cannot honour is refused by name, never ignored.
-Left out: tools, structured output, log-probs of alternatives, /v1/completions, keys (Authorization is not read).
+Left out: tools, structured output, log-probs of alternatives, /v1/completions, limits per key.
 """
 
 from __future__ import annotations
