@@ -1,5 +1,7 @@
 """Claims and what comes back: nobody gets a place too many, what is acknowledged is stored once."""
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +10,7 @@ from datetime import datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from postgres import sqlite_only
 
 from tunesmith.errors import Conflict, DataError, NotFound
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
@@ -436,3 +439,49 @@ def test_claims_and_leases_that_end_at_the_same_moment(workspace, clock):
     with ThreadPoolExecutor(8) as pool:
         judged = [id for ids in pool.map(run, [f"p{n}" for n in range(8)]) for id in ids]
     assert sorted(judged) == sorted(group(n).id for n in range(30))
+
+
+def test_several_processes_share_the_work(workspace):
+    make(workspace, 20)
+    code = """
+import sys
+from tunesmith.records import Ranking
+from tunesmith.store import work
+from tunesmith.store.workspace import Workspace
+w, who = Workspace.open(sys.argv[1]), sys.argv[2]
+while claim := work.claim(w, "s", who):
+    work.submit(w, Ranking(claim.token, claim.group.id, who, ((0,), (1, 2)), claim.shown), claim.token)
+    print(claim.group.id)
+"""
+    children = [subprocess.Popen([sys.executable, "-c", code, str(workspace.root), f"p{n}"], text=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(3)]
+    judged = [line for c in children for line in c.communicate(timeout=120)[0].split()]
+    assert [c.returncode for c in children] == [0, 0, 0]
+    assert Counter(judged) == {group(n).id: 2 for n in range(20)}
+    assert work.progress(workspace, "s") == Progress(20, 20, 0, 0, 0)
+
+
+@sqlite_only
+@pytest.mark.parametrize("order", ["informative", "random"])
+def test_an_index_finds_the_next_group_whatever_the_size_of_the_set(workspace, order):
+    make(workspace, 30, order=order, gold_share=0.2)
+    set_gold(workspace, "s", group(0).id, ((0,), (1, 2)), "boss")
+    work.mark_contested(workspace, "s", [group(1).id])
+    seen = {}
+    engines = workspace.database._reading, workspace.database._writing
+    for engine in engines:
+        sa.event.listen(engine, "before_cursor_execute", lambda c, cursor, sql, values, *_: seen.update({sql: values}))
+    judge(workspace, "ann")
+    work.claim(workspace, "s", "rea", "reviewer")
+    work.progress(workspace, "s", "ann")
+    work.contested(workspace, "s")
+    queries = {sql: values for sql, values in seen.items() if sql.startswith("SELECT") and "FROM" in sql}
+    assert len(queries) > 15
+    with workspace.database.read() as c:
+        for sql, values in queries.items():
+            plan = str([row[3] for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)])
+            assert not any(f"SCAN {table}" in plan for table in ("members", "rankings", "claims", "groups")), sql
+            if "max(members.position)" not in sql:  # what reads along these indexes reads the whole set
+                assert "ix_members_set_seq_position" not in plan and "set_seq_shuffled" not in plan, (sql, plan)
+            if "LIMIT" in sql and "contested" not in sql:
+                assert "TEMP B-TREE FOR ORDER" not in plan, (sql, plan)
