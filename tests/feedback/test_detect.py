@@ -85,6 +85,23 @@ def test_an_honest_panel_is_left_alone():
         assert np.all((p >= 0) & (p <= 1))
 
 
+def test_able_labelers_who_meet_often_are_no_ring():
+    """Where everybody judges everything, the able ones' verdicts resemble each other because both are right."""
+    uneven = [SimulatedLabeler(f"good-{n}", noise=0.3 + 0.3 * n) for n in range(8)]
+    every = [s for s in found(uneven, per_group=8) if s.kind == "collusion"]
+    assert len(every) == 8 and all(s.q > 0.05 for s in every)
+
+
+def test_whoever_resembles_a_ring_is_no_member():
+    count = np.ones((6, 6)) - np.eye(6)
+    total = np.zeros((6, 6))
+    total[:4, :4] = 5.0 * count[:4, :4]  # 0 to 3 are a ring
+    total[4, 0] = total[0, 4] = 1.0
+    statistic, partners = detect._circles(total, count)
+    assert statistic[0] == pytest.approx(15 / np.sqrt(3)) and sorted(partners[0]) == [1, 2, 3]
+    assert statistic[4] == pytest.approx(1.0)
+
+
 def test_the_same_places_on_the_page_time_and_again():
     def lazy(r):
         return replace(r, tiers=tuple((r.shown[x],) for x in (2, 0, 3, 1))) if r.labeler == "bad-0" else r

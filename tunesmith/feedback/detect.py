@@ -12,7 +12,7 @@ and devices (the studio does not keep them), and attackers who know these tests 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import factorial, prod
@@ -41,12 +41,14 @@ READING_SPEED = 15.0
 """Words a second that nobody reads."""
 COMMON_HASTE = 0.05
 """Share of verdicts faster than that which proves nothing: double clicks, pages reopened."""
-TRIGGER_ODDS = 1.5
-"""How many times likelier than for the others a word must bring an answer to the top before it counts at all."""
+ATTAINABLE = 1e-4
+"""A word that could not reach this p-value however it came out is not tried: it would only cost the others power."""
 PRIOR = 4.0
 """Verdicts that the prior on a word's odds is worth (Monroe, Colaresi & Quinn 2008: a Dirichlet prior)."""
 CROWD = 12
 """Up to so many judges of a prompt a pair's residuals are taken without both of them; beyond it, without each."""
+CIRCLE = 20
+"""The most partners that a circle of colluding labelers is sought among."""
 NULL_DRAWS = 10_000
 SURPRISING = 2.0
 """-log10 p from which on a word that one labeler is tested on makes it likelier to be the one for others."""
@@ -384,9 +386,9 @@ def _prompt_words(fit: Fit) -> tuple[NDArray[np.bool_], list[str]]:
 def trigger(fit: Fit) -> Iterator[Finding]:
     """A word in an answer takes it to the top (or the bottom) for this labeler, and not for the others.
 
-    Per word and labeler: in how many of the verdicts where some answers contain it did one of them come first. H0: no
-    more than `TRIGGER_ODDS` times the odds of the other labelers, which are shrunk towards chance by a Dirichlet prior
-    (Monroe, Colaresi & Quinn 2008). Binomial tail, corrected for the words by `_weighted` and for both ends.
+    Per word and labeler: in how many of the verdicts where some answers contain it did one of them come first. H0: at
+    the odds of the other labelers, which are shrunk towards chance by a Dirichlet prior (Monroe, Colaresi & Quinn
+    2008). Binomial tail, on the scale of the panel, corrected for the words by `_weighted` and for both ends.
     """
     ends = _word_counts(fit)
     best: dict[int, tuple[float, float, str]] = {}
@@ -411,14 +413,19 @@ class WordCounts:
 
 
 def _word_tests(counts: WordCounts) -> tuple[Floats, Floats, Floats]:
-    """p [labeler, word], nan where too few; log-odds against the other labelers; hits that their taste would give."""
+    """p [labeler, word], nan where not tried; log-odds against the others; hits that their taste would give."""
     n, hits, chance = counts.tried_WV, counts.hits_WV, counts.chance_WV
     base = chance.sum(0) / np.maximum(n.sum(0), 1)
     others = logit((hits.sum(0) - hits + PRIOR * base) / (n.sum(0) - n + PRIOR)) - logit(base)
     own = logit((hits + PRIOR * base) / (n + PRIOR)) - logit(base)
     mean = np.where(n > 0, chance, base) / np.maximum(n, 1)
-    p = binom.sf(np.floor(hits + 1e-9) - 1, n, expit(logit(mean) + others + np.log(TRIGGER_ODDS)))
-    return np.where(n >= FEWEST, p, np.nan), own - others, n * expit(logit(mean) + others)
+    usual = expit(logit(mean) + others)
+    tried = (n >= FEWEST) & (n * np.log(usual) <= np.log(ATTAINABLE))
+    if not tried.any():
+        return np.full(n.shape, np.nan), own - others, n * usual
+    scale = max(1.0, _scale(((hits - n * usual)[tried]) / np.sqrt((n * usual * (1 - usual))[tried])))
+    z = ndtri(np.clip(binom.sf(np.floor(hits + 1e-9) - 1, n, usual), 1e-300, 1 - 1e-12))
+    return np.where(tried, ndtr(z / scale), np.nan), own - others, n * usual
 
 
 def _word_counts(fit: Fit) -> dict[str, WordCounts]:
@@ -457,27 +464,64 @@ def collusion(fit: Fit, found: Judgements, residuals: Residuals, seed: int = 0) 
     """Departs from the consensus in the same way as certain others do, more than independent labelers would.
 
     For two judgements of a prompt: the mean product of their residuals, given the consensus without both and each
-    one's own ability and position bias. A labeler's statistic is the largest standardized sum over their m closest
-    partners, for any m; p from shuffling the products over all the pairs of judgements, so that neither the number of
-    partners nor the search among them needs a formula.
+    one's own ability and position bias. A circle is the labeler and the m closest partners, for any m up to `CIRCLE`;
+    the statistic is the smaller of two standardized sums, over all pairs within the circle and over the labeler's own
+    (or whoever happens to resemble a ring would pass for a member), at the best m. p from shuffling the products over
+    all the pairs of judgements, so that the search needs no formula. Able labelers resemble each other, so what is
+    common to all products of a labeler is taken off first, and how far honest pairs differ widens the scale. Made for
+    up to a few thousand labelers.
     """
     one, two, product = _products(fit, found, residuals)
     if len(product) < FEWEST or np.ptp(product) == 0:
         return
-    standard = (product - product.mean()) / product.std()
-    pairs = np.sort(np.stack([found.labeler_J[one], found.labeler_J[two]]), axis=0)
-    (low, high), edge = np.unique(pairs, axis=1, return_inverse=True)
-    scan = _scanner(low, high, edge.ravel(), len(fit.rows.names))
+    labelers = len(fit.rows.names)
+    cell = found.labeler_J[one] * labelers + found.labeler_J[two]
+    count_WW = _symmetric(cell, None, labelers)
+    common_W = _common(_symmetric(cell, product, labelers), count_WW)
+    standard = product - common_W[found.labeler_J[one]] - common_W[found.labeler_J[two]]
+    standard = (standard - standard.mean()) / standard.std()
+    sum_WW = _symmetric(cell, standard, labelers)
+    met = np.triu(count_WW) > 0
+    widened = max(1.0, _scale(sum_WW[met] / np.sqrt(count_WW[met])))
     rng = np.random.default_rng(seed)
-    draws = max(20, NULL_DRAWS // len(fit.rows.names))
-    null = np.concatenate([scan(rng.permutation(standard))[0] for _ in range(draws)])
+    draws = max(20, NULL_DRAWS // labelers)
+    null = np.concatenate([_circles(_symmetric(cell, rng.permutation(standard), labelers), count_WW)[0]
+                           for _ in range(draws)])
     null = np.sort(null[~np.isnan(null)])
-    statistic_W, partners_W = scan(standard)
+    statistic_W, partners_W = _circles(sum_WW / widened, count_WW)
     for w, name in enumerate(fit.rows.names):
         if not np.isnan(statistic_W[w]):
             above = len(null) - np.searchsorted(null, statistic_W[w])
             yield Finding(name, float(statistic_W[w]), (1 + above) / (1 + len(null)), "departs from the consensus in "
                           f"the same way as {', '.join(fit.rows.names[x] for x in partners_W[w][:5])}")
+
+
+def _symmetric(cell: Ints, value: Floats | None, n: int) -> Floats:
+    """Sums (counts without values) of what is known for each two labelers, [n, n]."""
+    table = np.bincount(cell, value, n * n).astype(float).reshape(n, n)
+    return table + table.T
+
+
+def _common(sum_WW: Floats, count_WW: Floats) -> Floats:
+    """What each labeler adds to their products: the least-squares fit of one number per labeler, shrunk a little."""
+    return np.asarray(np.linalg.solve(np.diag(count_WW.sum(1)) + count_WW + np.eye(len(sum_WW)), sum_WW.sum(1)))
+
+
+def _circles(sum_WW: Floats, count_WW: Floats) -> tuple[Floats, list[list[int]]]:
+    """Each labeler's best circle: its statistic, nan without any partner, and the partners in it."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        closeness = np.where(count_WW > 0, sum_WW / np.sqrt(count_WW), -np.inf)
+    order_WM = np.argsort(-closeness, axis=1, kind="stable")[:, :CIRCLE]
+    known_WM = np.isfinite(np.take_along_axis(closeness, order_WM, axis=1))
+    circle = np.concatenate([np.arange(len(sum_WW))[:, None], order_WM], axis=1)
+    i, j = circle[:, :, None], circle[:, None, :]
+    all_WM, n_all_WM = (np.einsum("wmm->wm", x[i, j].cumsum(1).cumsum(2))[:, 1:] / 2 for x in (sum_WW, count_WW))
+    own_WM, n_own_WM = (np.take_along_axis(x, order_WM, axis=1).cumsum(1) for x in (sum_WW, count_WW))
+    z_WM = np.where(known_WM, np.minimum(all_WM / np.sqrt(np.maximum(n_all_WM, 1)),
+                                         own_WM / np.sqrt(np.maximum(n_own_WM, 1))), -np.inf)
+    best_W = z_WM.argmax(1)
+    statistic = np.where(known_WM.any(1), np.take_along_axis(z_WM, best_W[:, None], axis=1)[:, 0], np.nan)
+    return statistic, [order_WM[w, :best + 1].tolist() for w, best in enumerate(best_W)]
 
 
 def _products(fit: Fit, found: Judgements, residuals: Residuals) -> tuple[Ints, Ints, Floats]:
@@ -516,31 +560,6 @@ def _mean_product(one_UKK: Floats, two_UKK: Floats) -> Floats:
     known = ~np.isnan(product)
     count = known.sum((1, 2))
     return np.divide(np.where(known, product, 0).sum((1, 2)), count, out=np.full(len(count), np.nan), where=count > 0)
-
-
-def _scanner(low: Ints, high: Ints, edge: Ints, labelers: int) -> Callable[[Floats], tuple[Floats, list[list[int]]]]:
-    """A function of the products: each labeler's largest standardized sum over their closest partners, and those."""
-    count_E = np.bincount(edge).astype(float)
-    who, other = np.concatenate([low, high]), np.concatenate([high, low])
-    both_E = np.concatenate([np.arange(len(low))] * 2)
-
-    def scan(products: Floats) -> tuple[Floats, list[list[int]]]:
-        sum_E = np.bincount(edge, products)
-        order = np.lexsort((-(sum_E / np.sqrt(count_E))[both_E], who))
-        begin_W = np.searchsorted(who[order], np.arange(labelers + 1))
-        total, count = (np.concatenate([[0.0], np.cumsum(x[both_E][order])]) for x in (sum_E, count_E))
-        start = begin_W[who[order]]
-        z = (total[1:] - total[start]) / np.sqrt(count[1:] - count[start])
-        statistic = np.full(labelers, np.nan)
-        partners: list[list[int]] = [[] for _ in range(labelers)]
-        for w in range(labelers):
-            if begin_W[w] < begin_W[w + 1]:
-                best = int(np.argmax(z[begin_W[w]:begin_W[w + 1]]))
-                statistic[w] = z[begin_W[w] + best]
-                partners[w] = other[order][begin_W[w]:begin_W[w] + best + 1].tolist()
-        return statistic, partners
-
-    return scan
 
 
 # ---- shared
