@@ -26,7 +26,7 @@ from scipy.stats import t as student
 
 from tunesmith.feedback.ability import Z95, Fit
 from tunesmith.feedback.features import style, words
-from tunesmith.feedback.leftout import Judgements, abilities, judgements, predicted, without_both, without_each
+from tunesmith.feedback.leftout import Judgements, abilities, judgements, predicted, sway, without_both, without_each
 from tunesmith.records import AnswerGroup, Ranking
 from tunesmith.statistics import ranks
 
@@ -253,28 +253,32 @@ class Residuals:
     """Per judgement: what the labeler said minus what was to be expected, given the others' consensus.
 
     `own_JKK` allows for the labeler's own ability and position bias; `against_J` is positive where the labeler sides
-    with a consensus that is sure, negative where against it, and 0 on average for a reliable labeler.
+    with a consensus that is sure, negative where against it, and 0 on average for a reliable labeler. `sway_JKK`: see
+    `leftout.sway`.
     """
 
     own_JKK: Floats
+    sway_JKK: Floats
     against_J: Floats
 
 
 def _residuals(fit: Fit, found: Judgements) -> Residuals:
-    own = np.full_like(found.preference_JKK, np.nan)
+    own, moved = np.full_like(found.preference_JKK, np.nan), np.zeros_like(found.preference_JKK)
     against = np.zeros(len(found.block_J))
     upper = np.triu(np.ones(own.shape[1:], dtype=bool), 1)
     for units, mean, covariance in without_each(fit, found):
         said = found.preference_JKK[units]
-        own[units] = said - _expected(fit, found, units, mean, covariance)
+        own[units], moved[units] = _departure(fit, found, units, mean, covariance)
         typical = predicted(np.full(len(units), fit.reference), mean, covariance)
         against[units] = np.nansum(np.where(upper, (said - typical) * (2 * typical - 1), 0), axis=(1, 2))
-    return Residuals(own, against)
+    return Residuals(own, moved, against)
 
 
-def _expected(fit: Fit, found: Judgements, units: Ints, mean: Floats, covariance: Floats) -> Floats:
+def _departure(fit: Fit, found: Judgements, units: Ints, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
+    """What these judgements say minus what was to be expected of their labelers, and the expectation's sway."""
     ability_J, position_J = (values_W[found.labeler_J[units]] for values_W in abilities(fit))
-    return predicted(ability_J, mean, covariance, position_J[:, None, None] * found.first_JKK[units])
+    p = predicted(ability_J, mean, covariance, position_J[:, None, None] * found.first_JKK[units])
+    return found.preference_JKK[units] - p, sway(ability_J, p, covariance)
 
 
 def taste(fit: Fit, found: Judgements, residuals: Residuals) -> Iterator[Finding]:
@@ -467,9 +471,9 @@ def collusion(fit: Fit, found: Judgements, residuals: Residuals, seed: int = 0) 
     one's own ability and position bias. A circle is the labeler and the m closest partners, for any m up to `CIRCLE`;
     the statistic is the smaller of two standardized sums, over all pairs within the circle and over the labeler's own
     (or whoever happens to resemble a ring would pass for a member), at the best m. p from shuffling the products over
-    all the pairs of judgements, so that the search needs no formula. Able labelers resemble each other, so what is
-    common to all products of a labeler is taken off first, and how far honest pairs differ widens the scale. Made for
-    up to a few thousand labelers.
+    all the pairs of judgements, so that the search needs no formula. Able labelers resemble each other because both
+    know what few judges' scores do not say: that much is taken off, then what is common to all products of a labeler,
+    and how far honest pairs still differ widens the scale. Made for up to a few thousand labelers.
     """
     one, two, product = _products(fit, found, residuals)
     if len(product) < FEWEST or np.ptp(product) == 0:
@@ -525,7 +529,7 @@ def _circles(sum_WW: Floats, count_WW: Floats) -> tuple[Floats, list[list[int]]]
 
 
 def _products(fit: Fit, found: Judgements, residuals: Residuals) -> tuple[Ints, Ints, Floats]:
-    """Two judgements of the same prompt and the mean product of their residuals, for all such pairs."""
+    """Two judgements of the same prompt, and by how much the mean product of their residuals is above expectation."""
     begin = np.flatnonzero(np.diff(found.block_J, prepend=-1))
     sizes = np.diff(np.append(begin, len(found.block_J)))
     small = [_pairs_of(begin[sizes == r], r) for r in np.unique(sizes) if 3 <= r <= CROWD]
@@ -534,13 +538,12 @@ def _products(fit: Fit, found: Judgements, residuals: Residuals) -> tuple[Ints, 
     if small:
         one, two = np.concatenate(small, axis=1)
         for units, mean, covariance in without_both(fit, found, one, two):
-            r1, r2 = (found.preference_JKK[j] - _expected(fit, found, j, mean, covariance)
-                      for j in (one[units], two[units]))
-            parts.append((one[units], two[units], _mean_product(r1, r2)))
+            (r1, s1), (r2, s2) = (_departure(fit, found, j, mean, covariance) for j in (one[units], two[units]))
+            parts.append((one[units], two[units], _mean_excess(r1 * r2, s1 * s2)))
     for one, two in large:
         for units in np.array_split(np.arange(len(one)), -(-len(one) // 100_000)):
-            parts.append((one[units], two[units],
-                          _mean_product(residuals.own_JKK[one[units]], residuals.own_JKK[two[units]])))
+            product, expected = (x[one[units]] * x[two[units]] for x in (residuals.own_JKK, residuals.sway_JKK))
+            parts.append((one[units], two[units], _mean_excess(product, expected)))
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     one, two, product = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -554,12 +557,12 @@ def _pairs_of(begin: Ints, size: int) -> Ints:
     return np.stack([(begin[:, None] + i).ravel(), (begin[:, None] + j).ravel()])
 
 
-def _mean_product(one_UKK: Floats, two_UKK: Floats) -> Floats:
-    """Mean over the pairs of answers that both compared; nan if there is none."""
-    product = one_UKK * two_UKK
-    known = ~np.isnan(product)
+def _mean_excess(product_UKK: Floats, expected_UKK: Floats) -> Floats:
+    """Mean over the pairs of answers that both compared of product minus expectation; nan if there is none."""
+    known = ~np.isnan(product_UKK)
     count = known.sum((1, 2))
-    return np.divide(np.where(known, product, 0).sum((1, 2)), count, out=np.full(len(count), np.nan), where=count > 0)
+    total = np.where(known, product_UKK - expected_UKK, 0).sum((1, 2))
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 # ---- shared

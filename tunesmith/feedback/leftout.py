@@ -78,11 +78,22 @@ def predicted(ability_U: Floats, mean_UK: Floats, covariance_UKK: Floats, pull_U
 
     `pull_UKK` is added to the log-odds: a labeler's position bias, signed by what was shown first.
     """
-    difference = mean_UK[:, :, None] - mean_UK[:, None, :]
+    difference, a = mean_UK[:, :, None] - mean_UK[:, None, :], ability_U[:, None, None]
+    return np.asarray(expit((a * difference + pull_UKK) / np.sqrt(1 + np.pi * a ** 2 * _variance(covariance_UKK) / 8)))
+
+
+def sway(ability_U: Floats, p_UKK: Floats, covariance_UKK: Floats) -> Floats:
+    """How far P(i beats l) moves with one standard deviation of the difference of the two scores.
+
+    The product of two labelers' is the covariance that their answers have because both know what the scores do not say.
+    """
+    return ability_U[:, None, None] * p_UKK * (1 - p_UKK) * np.sqrt(_variance(covariance_UKK))
+
+
+def _variance(covariance_UKK: Floats) -> Floats:
+    """The variance of the difference of each two scores."""
     own = np.einsum("ukk->uk", covariance_UKK)
-    variance = np.maximum(own[:, :, None] + own[:, None, :] - 2 * covariance_UKK, 0)
-    a = ability_U[:, None, None]
-    return np.asarray(expit((a * difference + pull_UKK) / np.sqrt(1 + np.pi * a ** 2 * variance / 8)))
+    return np.asarray(np.maximum(own[:, :, None] + own[:, None, :] - 2 * covariance_UKK, 0))
 
 
 def abilities(fit: Fit) -> tuple[Floats, Floats]:
