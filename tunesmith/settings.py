@@ -74,7 +74,7 @@ class Optimization(Settings):
     micro_tokens: int = Field(0, ge=0, description="tokens computed at once; no result depends on it but for rounding. "
                               "0: what is fast and fits into --memory-mb")
     memory_mb: int = Field(0, ge=0, description="for the activations of tokens computed at once; 0: half of what is "
-                           "free")
+                           "free, on a CPU at most 512")
     checkpoint_activations: bool = Field(
         False, description="keep less in memory and compute it again in the backward pass, a third slower")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
