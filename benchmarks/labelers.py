@@ -6,8 +6,8 @@
 A hundred simulated labelers rank four answers to each of 1,000 customers of the loan desk, four labelers each, by the
 desk's rubric plus noise at which two of them agree on 73% of the pairs. One, five or ten of them misbehave in one of
 the ways of `BEHAVIOURS`. Measured: the AUC of the p-values, who is named at a false-discovery rate of 5%, and the
-held-out accuracy of a reward model that learned from everybody's votes (no defence), from the votes of those who were
-not named ("without"), and from their consensus, `ability.consensus`.
+held-out accuracy of a reward model that learned from everybody's votes (no defence), from votes weighed by ability, as
+`tunesmith reward` does by itself, and from weighed votes without those who were named (the defence).
 
 Two reward models: a linear one on hashed pairs of words, fast enough for many seeds, and with `--real` the real one,
 the bundled base with `train.reward`. The answers are templates written by the desk's grammar; nothing here says how
@@ -37,9 +37,10 @@ from scipy.special import expit
 
 from benchmarks.quickstart import machine
 from tunesmith.feedback import ability
+from tunesmith.feedback.consensus import agree
 from tunesmith.feedback.detect import Suspicion, detect
 from tunesmith.feedback.features import words
-from tunesmith.feedback.groups import apply, by_item, merge, pairs
+from tunesmith.feedback.groups import apply, pairs
 from tunesmith.feedback.simulated import Kind, SimulatedLabeler, panel
 from tunesmith.quickstart import customers, replies
 from tunesmith.quickstart.builtin import Gold, to_prompt
@@ -51,7 +52,7 @@ TOPIC, PHRASE, PHRASE_SHARE = "student", "Kindly note", 0.1
 RATES = (0.01, 0.05, 0.1)
 EXTRA = ("ring, scattered", "speeder")
 """Measured at the highest rate only."""
-ARMS = ("votes", "without", "consensus")
+ARMS = ("votes", "weighted", "defended")
 FEATURES, RIDGE = 2**16, 10.0
 """The ridge was chosen on the honest panel of seed 100, which is not among those reported."""
 
@@ -173,12 +174,9 @@ def named(found: Iterable[Suspicion], level: float = 0.05) -> set[str]:
 
 
 def lessons(arm: str, judged: Sequence[AnswerGroup], flagged: set[str]) -> list[AnswerGroup]:
-    """What the reward model learns from: everybody's votes, those of the labelers not named, or their consensus."""
-    kept = [g for g in judged if arm == "votes" or g.labeler not in flagged]
-    if arm != "consensus":
-        return [g for same in by_item(kept).values() if (g := merge(same))]
-    fitted = ability.fit(kept)
-    return [g for same in by_item(kept).values() if (g := ability.consensus(fitted, same[0]))]
+    """What the reward model learns from: votes as they are, weighed by ability, or weighed without those named."""
+    kept = [g for g in judged if arm != "defended" or g.labeler not in flagged]
+    return agree(kept, "votes" if arm == "votes" else "ability").groups
 
 
 # ---- a linear reward model
@@ -345,7 +343,7 @@ def run_real(a: argparse.Namespace) -> None:
     for name in ["", *(a.real if a.real != ["all"] else BEHAVIOURS)]:
         bad = LABELERS // 10 if name else 0
         judged, flagged, row = examined(place, name, bad, a.seeds[0], known)
-        for arm in ("votes", "without"):
+        for arm in ("votes", "defended"):
             if (name, a.seeds[0], arm) not in done:
                 with tempfile.TemporaryDirectory() as folder:
                     figures = real(lessons(arm, judged, flagged), exam(place, BEHAVIOURS.get(name)), a.seeds[0],
@@ -381,7 +379,7 @@ def _line(name: str, bad: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
         line[arm] = {key: t_interval([x[arm][key] for x in learned]).to_dict() for key in ("accuracy", "aimed")
                      if learned[0][arm][key] is not None}
     for key in ("accuracy", "aimed") if learned else ():
-        line[f"gain_{key}"] = t_interval([x["without"][key] - x["votes"][key] for x in learned]).to_dict()
+        line[f"gain_{key}"] = t_interval([x["defended"][key] - x["votes"][key] for x in learned]).to_dict()
     return line
 
 
@@ -394,8 +392,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         auc_own, auc_any = (_span(x[k], ".3f", 1) if k in x else "" for k in ("auc", "auc_any"))
         out.append(f"| {x['behaviour'] or 'nobody'} | {x['bad']} | {auc_own} | {auc_any} | "
                    f"{format(x['named']['value'], '.0%') if 'named' in x else ''} | {x['false']['value']:.1f} |")
-    out += ["", "| behaviour | of 100 | accuracy: votes | without | consensus | on its aim: votes | without "
-            "| consensus | without - votes, aim |", "|---|---|---|---|---|---|---|---|---|"]
+    out += ["", "| behaviour | of 100 | accuracy: votes | weighted | defended | on its aim: votes | weighted "
+            "| defended | defended - votes, aim |", "|---|---|---|---|---|---|---|---|---|"]
     for x in lines:
         if "votes" in x:
             shown = [f"{x[arm][key]['value']:.1%}" for key in ("accuracy", "aimed") for arm in ARMS]
@@ -403,14 +401,14 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                        f"{_span(x['gain_aimed'], '.1%')} |")
     real_rows = [r for r in rows if "real" in r]
     if real_rows:
-        out += ["", "| behaviour | labelers named (faulty, honest) | accuracy: votes | without | on its aim: votes | "
-                "without |", "|---|---|---|---|---|---|"]
+        out += ["", "| behaviour | labelers named (faulty, honest) | accuracy: votes | defended | on its aim: votes | "
+                "defended |", "|---|---|---|---|---|---|"]
         for name in dict.fromkeys(r["behaviour"] for r in real_rows):
             of = {r["real"]["arm"]: r for r in real_rows if r["behaviour"] == name}
             if len(of) == 2:
                 one = of["votes"]
                 out.append(f"| {name or 'nobody'} | {one.get('named', 0)}, {one['false']} | " + " | ".join(
-                    f"{of[arm]['real'][key]:.1%}" for key in ("accuracy", "aimed") for arm in ("votes", "without"))
+                    f"{of[arm]['real'][key]:.1%}" for key in ("accuracy", "aimed") for arm in ("votes", "defended"))
                     + " |")
     return "\n".join(out)
 
