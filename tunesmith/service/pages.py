@@ -36,9 +36,19 @@ def when(value: Any) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M}" if at else ""
 
 
+def age(value: Any) -> str:
+    """How long ago that was: `12 min`."""
+    at = moment(value)
+    seconds = (datetime.now(UTC) - at).total_seconds() if at else 0.0
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def brief(value: Any) -> str:
     """A metric in four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_ENVIRONMENT.filters.update(when=when, brief=brief)
+_ENVIRONMENT.filters.update(when=when, age=age, brief=brief)
