@@ -5,11 +5,13 @@ import json
 import os
 
 import pytest
+import sqlalchemy as sa
 from endpoint_fake import endpoint, events, piece
 
-from tunesmith.records import Message
+from tunesmith.records import Message, Ranking
 from tunesmith.service import outbound, sources
 from tunesmith.store import desk
+from tunesmith.store import tables as db
 from tunesmith.store.audit import entries
 from tunesmith.store.endpoints import Endpoint, add_endpoint, endpoints
 
@@ -175,3 +177,20 @@ def test_trying_an_endpoint(client, workspace, monkeypatch):
         server.say = lambda h: h.json({"error": {"message": "<i>no</i>"}}, 401)
         refused = client.post("/sources/endpoints/try", data={"name": "near"})
         assert refused.status_code == 400 and "answered 401: &lt;i&gt;no&lt;/i&gt;" in refused.text
+
+
+# ---- the queue
+
+def test_what_people_disagree_on_is_asked_first(client, client_as, workspace):
+    groups = workspace.groups("desk")
+    for who, tiers in (("ann", ((0,), (1,), (2,), (3,))), ("bob", ((3,), (2,), (1,), (0,)))):
+        workspace.add_ranking(Ranking(f"{who}-0", groups[1].id, who, tiers, shown=(0, 1, 2, 3)))
+        workspace.add_ranking(Ranking(f"{who}-1", groups[0].id, who, ((0,), (1,), (2,), (3,)), shown=(0, 1, 2, 3)))
+    page = client.get("/sources/queue/desk").text
+    assert "labelers disagree" in page and "random" in page
+    assert "From now on" in client.post("/sources/queue/desk", data={"by": "verdicts"}).text
+    with workspace.database.read() as c:
+        found = dict(c.execute(sa.select(db.members.c.group_id, db.members.c.priority)).all())
+    assert found[groups[1].id] > found[groups[0].id] > found[groups[2].id] >= 0
+    assert client.get("/sources/queue/nothing").status_code == 404
+    assert client_as("reviewer").post("/sources/queue/desk", data={"by": "verdicts"}).status_code == 403

@@ -17,7 +17,7 @@ function question() {
   const chosen = byId("model")?.value;
   return {
     messages: fields.map((field) => ({ role: field.dataset.role, content: field.value })),
-    answers: Number(byId("answers").value),
+    answers: Number(byId("count").value),
     models: chosen ? [chosen] : [],
     set: byId("set")?.value.trim() || form.dataset.set,
     max_tokens: Number(byId("length").value),
