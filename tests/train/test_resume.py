@@ -119,7 +119,7 @@ def test_a_checkpoint_without_moments_is_an_error(lab, command):
         for f in folder.iterdir():
             if f.name != "manifest.json":
                 (target / f.name).write_bytes(f.read_bytes())
-        save_file(kept, target / f"{name}.safetensors", metadata={"done": json.dumps(2)})
+        save_file(kept, target / f"{name}.safetensors", metadata={"about": json.dumps({"done": 2, "still": []})})
 
     newest(lab).checkpoint(2, write)
     verify(folder)

@@ -112,7 +112,7 @@ class Learner:
                     tensors[f"{part}/{key}"] = tensors[f"{part}/{key}"].clone()
         still = [key for key, p in self.parameters.items() if not self.optimizer.state.get(p)]
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors",
-                  metadata={"done": json.dumps(self.done), "still": json.dumps(still)})
+                  metadata={"about": json.dumps({"done": self.done, "still": still})})  # one key: several have no order
 
     @torch.no_grad()
     def load(self, folder: Path, name: str) -> None:
@@ -123,7 +123,7 @@ class Learner:
         """
         tensors = load_file(folder / f"{name}.safetensors")
         about = _about(folder / f"{name}.safetensors")
-        self.done, still = about["done"], set(about.get("still", ()))
+        self.done, still = about["done"], set(about["still"])
         for key, p in self.parameters.items():
             moments = self._wanted(tensors, key) if self.done and key not in still else ()
             if lacking := [part for part in ("weight", *moments) if f"{part}/{key}" not in tensors]:
@@ -181,4 +181,5 @@ def mean(metrics: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
 
 def _about(file: Path) -> dict[str, Any]:
     with safe_open(file, "pt") as f:
-        return {key: json.loads(value) for key, value in f.metadata().items()}
+        about: dict[str, Any] = json.loads(f.metadata()["about"])
+        return about
