@@ -6,6 +6,7 @@ import pytest
 from tunesmith.feedback import ability, detect
 from tunesmith.feedback.detect import benjamini_hochberg
 from tunesmith.feedback.groups import apply
+from tunesmith.feedback.leftout import judgements
 from tunesmith.feedback.simulated import SimulatedLabeler, judge
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
 from tunesmith.statistics import auc
@@ -63,6 +64,24 @@ def test_the_word_and_the_topic_of_an_attack_are_named():
     word = next(s for s in found(panel("trigger", bias=4.0, mark="kindly")) if s.kind == "trigger")
     assert '"boats"' in topic.detail and topic.statistic < 0
     assert '"kindly" came first' in word.detail and word.statistic > 0
+
+
+def test_the_direction_of_a_taste_is_named():
+    longest = next(s for s in found(panel("length-lover", bias=3.0)) if s.kind == "taste")
+    shortest = next(s for s in found(panel("length-lover", bias=-3.0)) if s.kind == "taste")
+    assert longest.statistic > 3 and longest.detail.startswith("prefers more length")
+    assert shortest.statistic < -3 and shortest.detail.startswith("prefers less length")
+
+
+def test_departures_allow_for_a_known_position_bias():
+    """What is left of a left-clicker's verdicts no longer hangs on the place on the page."""
+    rankings = judge(GROUPS, FirstNumber(), panel("position-biased", bias=4.0), per_group=4, overlap=0, seed=1)
+    fitted = ability.fit([apply(BY_ID[r.group], r) for r in rankings])
+    made = judgements(fitted)
+    left = detect._residuals(fitted, made).own_JKK * made.first_JKK
+    clicker = np.array([fitted.rows.names[w].startswith("bad") for w in made.labeler_J])
+    said = np.nanmean((made.preference_JKK - 0.5)[clicker] * made.first_JKK[clicker])
+    assert said > 0.15 and abs(np.nanmean(left[clicker])) < 0.06
 
 
 def test_accounts_that_agree_too_well_are_found_together():
