@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,8 +23,9 @@ from tunesmith.errors import DataError
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LONGEST_ROW = 8 * 2**20
-PACKED = 200
+PACKED = 100
 """How many times its size a file may unpack to: text packs to a fifth or a twentieth, a bomb to a thousandth."""
+MOST_BLANK = 100_000
 SMALL = 8 * 2**20
 """Bytes that any file may unpack to."""
 PARQUET_ROWS = 64
@@ -31,6 +33,7 @@ PARQUET_ROWS = 64
 Row = Mapping[str, Any]
 _JSON_CELLS = {"messages", "conversations", "prompt", "chosen", "rejected", "completion", "answers", "ranking", "facts",
                "conversation", "responses", "completions", "outputs", "candidates", "models"}
+_SPACES = re.compile(r"[ \t\r\n]*")
 _NUMBER_CELLS = {"weight", "label"}
 
 
@@ -98,6 +101,8 @@ def _json(f: BinaryIO, path: Path, skipped: Counter[str]) -> Iterator[tuple[int,
     for number, raw in _lines(f, path):
         if not raw.strip():
             skipped["blank line"] += 1
+            if skipped["blank line"] > MOST_BLANK:
+                raise DataError(f"more than {MOST_BLANK} blank lines", path, number)
         elif not started and raw.lstrip().startswith(b"["):
             yield from _Array(f, raw, path, number).rows()
             return
@@ -203,8 +208,7 @@ class _Array:
     def _next(self) -> str:
         """The next character that is no space, "" at the end of the file."""
         while True:
-            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
-                self._at += 1
+            self._at = _SPACES.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more():
