@@ -5,7 +5,8 @@
     access.py     who asks, and what they may do: sessions, keys, roles
     accounts.py   sign-in, invitations, one's own account, the team
     refusals.py   the one place that turns an error into an HTTP answer
-    studio.py     the pages, and POST /api/rankings
+    rank.py       the pages where people rank, and POST /api/rankings; desk.py, sources.py: demonstrations, sources
+    manage.py     the manager's pages; dashboards.py: runs, models, reports; figures.py computes beside them
     openai.py     /v1
     hub.py        one engine, one generation at a time, adapters on demand
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
 
-PAGES = ("accounts", "rank", "studio", "desk", "sources", "live", "manage", "dashboards")
+PAGES = ("accounts", "rank", "desk", "sources", "live", "manage", "dashboards")
 """The modules that have a `router(workspace)`. Routes find the rest in `request.app.state`."""
 
 

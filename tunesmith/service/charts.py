@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from html import escape
+from itertools import pairwise
 from math import isfinite
 
 from markupsafe import Markup
@@ -78,23 +79,29 @@ BOX_WIDE, BOX_HIGH, GAP_WIDE, GAP_HIGH = 168, 46, 48, 16
 
 
 def graph(nodes: Sequence[Node], title: str, chosen: str = "") -> Markup:
-    """Boxes in columns, from left to right; a thing stands right of all that it was made from."""
+    """Boxes in columns, from left to right; a thing stands right of all that it was made from, and no line runs
+    through a box."""
     places = _places(nodes)
-    known = {node.name: node for node in nodes}
     columns = max((x for x, _ in places.values()), default=0) + 1
     rows = max((y for _, y in places.values()), default=0) + 1
-    body = []
-    for node in nodes:
-        for parent in node.from_:
-            if parent in known:
-                (x0, y0), (x1, y1) = _corner(places[parent]), _corner(places[node.name])
-                a, b, c, d = x0 + BOX_WIDE, y0 + BOX_HIGH / 2, x1, y1 + BOX_HIGH / 2
-                bend = GAP_WIDE * .6
-                body.append(f'<path class="edge" d="M{a} {b}C{a + bend} {b} {c - bend} {d} {c} {d}"/>')
+    body = [_edge(places, parent, node.name) for node in nodes for parent in node.from_ if parent in places]
     body += [_box(node, _corner(places[node.name]), node.name == chosen) for node in nodes]
     wide, high = columns * (BOX_WIDE + GAP_WIDE) - GAP_WIDE + 4, rows * (BOX_HIGH + GAP_HIGH) - GAP_HIGH + 4
     return Markup(f'<svg class="lineage" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}" role="group" '
                   f'aria-label="{escape(title)}" xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>')
+
+
+def _edge(places: Mapping[str | tuple[str, str, int], tuple[int, int]], parent: str, child: str) -> str:
+    """A curve from box to box, by way of the free places in the columns between."""
+    (first, _), (last, _) = places[parent], places[child]
+    stops = [places[parent], *(places[parent, child, x] for x in range(first + 1, last)), places[child]]
+    path = ""
+    for one, two in pairwise(stops):
+        (x0, y0), (x1, y1) = _corner(one), _corner(two)
+        a, b, c, d = x0 + BOX_WIDE, y0 + BOX_HIGH / 2, x1, y1 + BOX_HIGH / 2
+        bend = GAP_WIDE * .6
+        path += f"{'L' if path else 'M'}{a} {b}C{a + bend} {b} {c - bend} {d} {c} {d}"
+    return f'<path class="edge" d="{path}"/>'
 
 
 def _box(node: Node, corner: Point, chosen: bool) -> str:
@@ -107,8 +114,9 @@ def _box(node: Node, corner: Point, chosen: bool) -> str:
     return f'<a href="{escape(node.href)}">{inner}</a>' if node.href else f"<g>{inner}</g>"
 
 
-def _places(nodes: Sequence[Node]) -> dict[str, tuple[int, int]]:
-    """Column and row of each node; rows follow those of the parents, so that few lines cross."""
+def _places(nodes: Sequence[Node]) -> dict[str | tuple[str, str, int], tuple[int, int]]:
+    """Column and row of each node, and of each (parent, child, column) that a line passes; rows follow those of the
+    parents, so that few lines cross."""
     known = {node.name: node for node in nodes}
     depth: dict[str, int] = {}
 
@@ -120,18 +128,20 @@ def _places(nodes: Sequence[Node]) -> dict[str, tuple[int, int]]:
 
     for node in nodes:
         column(node.name)
-    places: dict[str, tuple[int, int]] = {}
+    places: dict[str | tuple[str, str, int], tuple[int, int]] = {}
     for x in range(max(depth.values(), default=-1) + 1):
-        here = [node for node in nodes if depth[node.name] == x]
-
-        def wish(node: Node) -> float:
-            rows = [places[p][1] for p in node.from_ if p in places]
-            return sum(rows) / len(rows) if rows else 0.0
-
+        wishes: list[tuple[float, str | tuple[str, str, int]]] = []
+        for node in nodes:
+            rows = [places[p if depth[p] == x - 1 else (p, node.name, x - 1)][1]
+                    for p in node.from_ if p in known and depth[p] < depth[node.name] and depth[node.name] == x]
+            if depth[node.name] == x:
+                wishes.append((sum(rows) / len(rows) if rows else 0.0, node.name))
+            wishes += [(places[p if depth[p] == x - 1 else (p, node.name, x - 1)][1], (p, node.name, x))
+                       for p in node.from_ if p in known and depth[p] < x < depth[node.name]]
         free = 0
-        for node in sorted(here, key=wish):
-            row = max(free, round(wish(node)))
-            places[node.name], free = (x, row), row + 1
+        for wish, key in sorted(wishes, key=lambda one: one[0]):
+            row = max(free, round(wish))
+            places[key], free = (x, row), row + 1
     return places
 
 

@@ -21,11 +21,11 @@ from tunesmith.errors import Conflict, NotFound
 from tunesmith.feedback.leaks import leaks
 from tunesmith.records import AnswerGroup, Ranking
 from tunesmith.service.access import Labeler, Manager, Person, SignedIn
+from tunesmith.service.dashboards import reports
 from tunesmith.service.markdown import plain
 from tunesmith.service.markdown import render as markdown
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal, describe
-from tunesmith.service.studio import reports
 from tunesmith.store import mine, team, work
 from tunesmith.store.project import Project, acknowledge, acknowledged, guidelines, project
 from tunesmith.store.sets import set_names, sets_of, some_groups
