@@ -4,7 +4,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from tunesmith.feedback.ability import SCORE_VARIANCE, fit
-from tunesmith.feedback.leftout import abilities, judgements, predicted, without_both, without_each
+from tunesmith.feedback.leftout import abilities, judgements, predicted, sway, without_both, without_each
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt
 
 ORDERS = {"ann": ((0, 1, 2), (1, 0)), "bob": ((0, 2, 1), (0, 1)), "cyd": ((2, 1, 0), (1, 0)),
@@ -74,3 +74,12 @@ def test_predictions_allow_for_uncertainty_and_position():
     assert predicted(np.array([2.0]), mean, wide)[0, 0, 1] == pytest.approx(expit(2 / np.sqrt(1 + np.pi)))
     pull = np.array([[[0, -3.0], [3.0, 0]]])
     assert predicted(np.array([2.0]), mean, none, pull)[0, 0, 1] == pytest.approx(expit(-1.0))
+
+
+def test_sway_is_the_spread_of_the_probability():
+    mean, covariance = np.array([[0.4, 0.0]]), np.diag([0.7, 0.3])[None]
+    draws = expit(-1.5 * (0.4 + np.random.default_rng(0).normal(size=200_000)) + 0.2)
+    pull = np.array([[[0, 0.2], [-0.2, 0]]])
+    found = sway(np.array([-1.5]), mean, covariance, pull)
+    assert found[0, 0, 1] == pytest.approx(-draws.std(), rel=0.02) and found[0, 1, 0] == pytest.approx(found[0, 0, 1])
+    assert sway(np.array([2.0]), mean, 0 * covariance)[0, 0, 1] == pytest.approx(0.0, abs=1e-7)

@@ -277,8 +277,9 @@ def _residuals(fit: Fit, found: Judgements) -> Residuals:
 def _departure(fit: Fit, found: Judgements, units: Ints, mean: Floats, covariance: Floats) -> tuple[Floats, Floats]:
     """What these judgements say minus what was to be expected of their labelers, and the expectation's sway."""
     ability_J, position_J = (values_W[found.labeler_J[units]] for values_W in abilities(fit))
-    p = predicted(ability_J, mean, covariance, position_J[:, None, None] * found.first_JKK[units])
-    return found.preference_JKK[units] - p, sway(ability_J, p, covariance)
+    pull = position_J[:, None, None] * found.first_JKK[units]
+    p = predicted(ability_J, mean, covariance, pull)
+    return found.preference_JKK[units] - p, sway(ability_J, mean, covariance, pull)
 
 
 def taste(fit: Fit, found: Judgements, residuals: Residuals) -> Iterator[Finding]:

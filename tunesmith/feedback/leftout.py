@@ -22,6 +22,9 @@ Ints = NDArray[np.int64]
 CHUNK = 20_000
 """Prompts refitted at once: about 200 MB with nine answers each."""
 STEPS, LONGEST = 12, 2.0
+NODES = (-2.8569700, -1.3556262, 0.0, 1.3556262, 2.8569700)
+NODE_WEIGHTS = (0.0112574, 0.2220759, 0.5333333, 0.2220759, 0.0112574)
+"""Gauss-Hermite places and weights that stand for a standard normal variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +85,17 @@ def predicted(ability_U: Floats, mean_UK: Floats, covariance_UKK: Floats, pull_U
     return np.asarray(expit((a * difference + pull_UKK) / np.sqrt(1 + np.pi * a ** 2 * _variance(covariance_UKK) / 8)))
 
 
-def sway(ability_U: Floats, p_UKK: Floats, covariance_UKK: Floats) -> Floats:
-    """How far P(i beats l) moves with one standard deviation of the difference of the two scores.
+def sway(ability_U: Floats, mean_UK: Floats, covariance_UKK: Floats, pull_UKK: Floats | float = 0.0) -> Floats:
+    """Standard deviation of P(i beats l) over what the scores may be, negative for a negative ability.
 
-    The product of two labelers' is the covariance that their answers have because both know what the scores do not say.
+    The product of two labelers' is the covariance that their verdicts have because both know what the scores do not
+    say (nearly: both probabilities rise with the same difference). By quadrature.
     """
-    return ability_U[:, None, None] * p_UKK * (1 - p_UKK) * np.sqrt(_variance(covariance_UKK))
+    difference, a = mean_UK[:, :, None] - mean_UK[:, None, :], ability_U[:, None, None]
+    deviation = np.sqrt(_variance(covariance_UKK))
+    p_NUKK = [expit(a * (difference + x * deviation) + pull_UKK) for x in NODES]
+    first, second = (sum(w * p ** power for w, p in zip(NODE_WEIGHTS, p_NUKK, strict=True)) for power in (1, 2))
+    return np.asarray(np.sign(a) * np.sqrt(np.maximum(second - first ** 2, 0)))
 
 
 def _variance(covariance_UKK: Floats) -> Floats:
