@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -34,6 +33,10 @@ log = logging.getLogger("tunesmith.service")
 MOMENT = 0.8
 """Seconds that a page waits for fresh figures."""
 REST = 10.0
+AT_ONCE = 2
+"""Computations of a server at a time."""
+KEPT = 500
+"""Figures in memory; the oldest go first."""
 EXAMPLES = 200
 """Contested groups that are listed; all are counted."""
 
@@ -102,10 +105,10 @@ class Board:
 
     def __init__(self, workspace: Workspace, moment: float = MOMENT):
         self.workspace, self.moment = workspace, moment
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="figures")
+        self._seats = threading.Semaphore(AT_ONCE)
         self._lock = threading.Lock()
         self._kept: dict[Any, tuple[Any, Any, float]] = {}  # key -> what it was made from, the value, when to renew
-        self._running: dict[Any, Future[Any]] = {}
+        self._running: dict[Any, threading.Event] = {}
         self._failed: dict[Any, tuple[Any, str]] = {}
 
     def figures(self, set_name: str) -> Shown[Figures]:
@@ -139,10 +142,6 @@ class Board:
         project(self.workspace, set_name)
         return self._show(("without", set_name, labeler), state, lambda _: _without(self.workspace, set_name, labeler))
 
-    def close(self) -> None:
-        """Compute nothing more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _show(self, key: Any, state: Any, make: Callable[[Any], Any],
               patience: float | None = None) -> Shown[Any]:
         with self._lock:
@@ -150,31 +149,34 @@ class Board:
             running = self._running.get(key)
             if running is None and made_from != state and self._failed.get(key, (None,))[0] != state and \
                     time.monotonic() >= renew:
-                running = self._running[key] = self._pool.submit(self._make, key, state, make, value)
+                running = self._running[key] = threading.Event()
+                threading.Thread(target=self._make, args=(key, state, make, value), name=f"figures {key}",
+                                 daemon=True).start()  # a server that stops does not wait for it
         if running is not None:
-            wait([running], self.moment if patience is None else patience)
+            running.wait(self.moment if patience is None else patience)
         with self._lock:
             made_from, value, _ = self._kept.get(key, (None, None, 0.0))
             failed_on, problem = self._failed.get(key, (None, ""))
             return Shown(value, key in self._running, problem if failed_on == state else "")
 
     def _make(self, key: Any, state: Any, make: Callable[[Any], Any], old: Any) -> None:
-        start = time.monotonic()
-        try:
-            value = make(old)
-        except Exception as error:  # a page must say it instead of waiting for ever
-            log.exception("figures of %s", key)
-            with self._lock:
-                self._failed[key] = state, f"{type(error).__name__}: {error}"
-                self._running.pop(key, None)
-            return
-        end = time.monotonic()
+        with self._seats:
+            start = time.monotonic()
+            try:
+                value, problem = make(old), ""
+            except Exception as error:  # a page must say it instead of waiting for ever
+                log.exception("figures of %s", key)
+                value, problem = old, f"{type(error).__name__}: {error}"
+            end = time.monotonic()
         with self._lock:
-            self._kept[key] = state, value, end + REST * (end - start)
-            self._failed.pop(key, None)
-            self._running.pop(key, None)
-            if len(self._kept) > 500:
+            if problem:
+                self._failed[key] = state, problem
+            else:
+                self._kept[key] = state, value, end + REST * (end - start)
+                self._failed.pop(key, None)
+            if len(self._kept) > KEPT:
                 self._kept.pop(next(iter(self._kept)))
+            self._running.pop(key).set()
 
     def _figures(self, set_name: str, state: Any, old: Figures | None) -> Figures:
         with self._lock:
