@@ -197,6 +197,11 @@ def _import(command: argparse.Namespace, terminal: Terminal) -> None:
         return terminal.result({"desk": chosen.name, "new": new, "skipped": left},
                                f"{new} new drafts wait on the desk {chosen.name}{_skipped(left)}; review them: "
                                "tunesmith studio")
+    if chosen.kind == "answers":
+        groups, left = rounds.import_answers(shop, chosen)
+        return terminal.result({"set": chosen.name, "groups": groups, "skipped": left},
+                               f"{chosen.name}: {groups} new groups{_skipped(left)}; rank them: tunesmith studio "
+                               f"--groups {chosen.name}")
     if judged := rounds.import_judgements(shop, chosen):
         groups, verdicts, left = judged
         return terminal.result({"set": chosen.name, "groups": groups, "verdicts": verdicts, "skipped": left},
@@ -265,26 +270,21 @@ def _evaluate(command: argparse.Namespace, terminal: Terminal) -> None:
 def _studio(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith.service.app import create_app, run_server
 
-    chosen, workspace = _settings(command), _shop(command, terminal).workspace
-    app = create_app(workspace, labeler=chosen.labeler, hosts=chosen.allow_host, https=chosen.https)
+    chosen, shop = _settings(command), _shop(command, terminal)
+    spec, engine = _engine(shop)
+    app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
+                     https=chosen.https)
     path = f"/rank/{chosen.groups}" if chosen.groups else "/"
     run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
-        f"studio: {_entrance(workspace, app, url, path)}  (Ctrl+C ends it)\n{_ONCE}{_plain(chosen)}"))
+        f"studio: {_entrance(shop.workspace, app, url, path)}  (Ctrl+C ends it)\n{_ONCE}{_plain(chosen)}"))
 
 
 def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith.service.app import create_app, run_server
     from tunesmith.store import keys
 
-    chosen = _settings(command)
-    shop = _shop(command, terminal)
-    spec = chosen.base or next((str(a.base["spec"]) for a in reversed(shop.workspace.adapters())), "loan-desk")
-
-    def engine() -> Any:
-        from tunesmith.model.engine import LocalEngine
-
-        return LocalEngine(shop.base(spec))
-
+    chosen, shop = _settings(command), _shop(command, terminal)
+    spec, engine = _engine(shop, chosen.base)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
                      https=chosen.https)
     needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
@@ -292,6 +292,18 @@ def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
         f"OpenAI-compatible API: {url}v1  studio: {_entrance(shop.workspace, app, url)}  (Ctrl+C ends it)\n"
         f"The API {needs}: tunesmith keys create NAME --scopes chat. {_ONCE}{_plain(chosen)}"))
+
+
+def _engine(shop: Shop, base: str = "") -> tuple[str, Callable[[], Any]]:
+    """The base to serve (the newest adapter's, if none is named), and what loads it when somebody first asks."""
+    spec = base or next((str(a.base["spec"]) for a in reversed(shop.workspace.adapters())), "loan-desk")
+
+    def engine() -> Any:
+        from tunesmith.model.engine import LocalEngine
+
+        return LocalEngine(shop.base(spec))
+
+    return spec, engine
 
 
 _ONCE = "The studio's link signs you in, once, within 10 minutes; a new one: tunesmith team link."

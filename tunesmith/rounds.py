@@ -128,6 +128,8 @@ class Shop:
 
 def import_file(shop: Shop, settings: ImportSettings) -> Dataset:
     """A file -> a dataset of the workspace."""
+    if settings.kind == "answers":
+        raise SettingsError("answers make a set, not a dataset")
     found = formats.read(settings.file, settings.kind)
     return shop.workspace.add_dataset(settings.name, settings.kind, found.rows, source=settings.source or settings.file,
                                       licence=settings.licence, skipped=found.skipped)
@@ -141,6 +143,13 @@ def import_drafts(shop: Shop, settings: ImportSettings) -> tuple[int, dict[str, 
     rows = [replace(row, source=row.source or settings.source, licence=row.licence or settings.licence)
             for row in found.rows if isinstance(row, Demonstration)]
     return desk.add(shop.workspace, settings.name, rows, origin="imported"), found.skipped
+
+
+def import_answers(shop: Shop, settings: ImportSettings) -> tuple[int, dict[str, int]]:
+    """A file of prompts with several answers -> a set that waits for people to rank it: new groups, what was left
+    out."""
+    found = formats.read(settings.file, "answers")
+    return shop.workspace.add_groups(settings.name, found.rows), found.skipped  # type: ignore[arg-type]
 
 
 def import_judgements(shop: Shop, settings: ImportSettings) -> tuple[int, int, dict[str, int]] | None:

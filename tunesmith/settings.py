@@ -267,8 +267,9 @@ class ImportSettings(Settings):
     """a file -> a dataset of the workspace"""
 
     file: str = Field(..., description="JSONL, JSON, CSV or Parquet, .gz too")
-    kind: Literal["demonstrations", "prompts", "comparisons", "rankings"] = Field(..., alias="as")
-    name: str = Field(..., description="of the dataset; with --review of the desk, from another tool of the set")
+    kind: Literal["demonstrations", "prompts", "answers", "comparisons", "rankings"] = Field(..., alias="as")
+    name: str = Field(..., description="of the dataset; of the set that answers wait in, or rankings of another tool; "
+                      "with --review of the desk")
     source: str = ""
     licence: str = ""
     review: bool = Field(False, description="demonstrations go to the desk: a reviewer accepts them first")

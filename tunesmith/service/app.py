@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,17 +15,13 @@ from starlette.staticfiles import StaticFiles
 
 from tunesmith import __version__
 from tunesmith.errors import UserError
-from tunesmith.service import access, refusals
+from tunesmith.service import access, accounts, dashboards, desk, live, manage, rank, refusals, sources
 from tunesmith.service.hub import Hub, ServingEngine
 from tunesmith.service.security import LOOPBACK, MAX_BODY, Guard, require_named
 from tunesmith.store import team
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
-
-
-PAGES = ("accounts", "rank", "desk", "sources", "live", "manage", "dashboards")
-"""The modules that have a `router(workspace)`. Routes find the rest in `request.app.state`."""
 
 
 def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None = None, *, base: str = "base",
@@ -57,9 +51,8 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     app.state.owner = team.owner(workspace, labeler).name
     refusals.install(app)
     app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
-    for name in PAGES:
-        if importlib.util.find_spec(f"tunesmith.service.{name}"):
-            app.include_router(importlib.import_module(f"tunesmith.service.{name}").router(workspace))
+    for pages in (accounts, rank, desk, sources, live, manage, dashboards):
+        app.include_router(pages.router(workspace))
     if hub:
         from tunesmith.service import openai
 
