@@ -329,9 +329,9 @@ def test_test_questions_come_among_the_rest_and_take_nobodys_place(workspace):
     assert work.progress(workspace, "s", "ann").mine == 50
     again = judge(workspace, "bob")
     assert {c.group.id for c in again if c.purpose == "gold"} <= known
-    asked = next(c for c in claims if c.purpose == "gold")
-    set_gold(workspace, "s", asked.group.id, None, "boss")
-    assert work.claim(workspace, "s", "cid").group == asked.group
+    for n in range(5):
+        set_gold(workspace, "s", group(n).id, None, "boss")
+    assert work.claim(workspace, "s", "cid").group.id in known
     with pytest.raises(DataError, match="at least two tiers"):
         set_gold(workspace, "s", group(9).id, ((0, 1, 2),), "boss")
     with pytest.raises(NotFound, match="no answer group"):
