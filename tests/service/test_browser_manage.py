@@ -161,7 +161,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(open_page, url, workspace, pan
     page = open_page(f"{url}/manage", ready=False, color_scheme=scheme, **SIZES[size])
     for path in PAGES:
         page.goto(url + path.replace("GROUP", groups[1].id).replace("RUN", run.id))
-        page.wait_for_function("!document.querySelector('[data-pending]')", timeout=20_000)
+        page.locator("[data-pending]").wait_for(state="detached", timeout=20_000)
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         assert axe(page) == [], path
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["viewport"]["width"], path
@@ -180,7 +180,7 @@ def test_text_like_markup_does_nothing(open_page, url, workspace, problems):
     page = open_page(f"{url}/manage", ready=False)
     for path in ("", "/desk", "/desk/labelers", "/desk/contested", "/desk/guidelines?version=1"):
         page.goto(f"{url}/manage{path}")
-        page.wait_for_function("!document.querySelector('[data-pending]')")
+        page.locator("[data-pending]").wait_for(state="detached")
     page.goto(f"{url}/runs/{run.id}")
     page.goto(f"{url}/audit")
     assert evil in page.inner_text("main") and page.locator("img[src=x]").count() == 0
