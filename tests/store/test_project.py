@@ -37,7 +37,7 @@ def test_a_project_has_defaults_until_somebody_sets_it(s):
     set_project(s, "s", Project(overlap=1), "boss")
     assert project(s, "s") == Project(overlap=1)
     assert [(e.actor, e.action, e.object, e.detail["overlap"]) for e in entries(s)][:2] == [
-        ("boss", "project", "s", 1), ("boss", "project", "s", 3)]
+        ("boss", "settings", "s", [3, 1]), ("boss", "settings", "s", [2, 3])]
     with pytest.raises(NotFound, match="there is: s"):
         project(s, "nothing")
 

@@ -339,10 +339,7 @@ def _settings(routes: APIRouter, workspace: Workspace) -> None:
         except UserError as error:
             return page(name, who, {k: form.get(k, "") for k in NUMBERS}, {k: k in form for k in SWITCHES},
                         form.get("order", ""), 400, problem=str(error))
-        changed = {k: [getattr(before, k), v] for k, v in after.model_dump().items() if getattr(before, k) != v}
-        if changed:
-            projects.set_project(workspace, name, after, who.name)
-            audit(workspace, who.name, "settings", name, changed)
+        projects.set_project(workspace, name, after, who.name)
         return RedirectResponse(f"/manage/{quote(name)}/settings?saved=1", 303)
 
 
@@ -410,7 +407,6 @@ def _guidelines(routes: APIRouter, workspace: Workspace) -> None:
             raise
         except UserError as error:
             return page(name, who, text, status=400, problem=_sentence(error))
-        audit(workspace, who.name, "guidelines", name, {"version": version})
         return RedirectResponse(f"/manage/{quote(name)}/guidelines?saved={version}", 303)
 
 
@@ -439,7 +435,6 @@ def _gold(routes: APIRouter, workspace: Workspace) -> None:
         found = _member(workspace, name, group)
         if form.get("do") == "remove":
             projects.set_gold(workspace, name, group, None, who.name)
-            audit(workspace, who.name, "gold", name, {"group": group, "tiers": None})
             return RedirectResponse(f"/manage/{quote(name)}/gold", 303)
         places = [form.get(f"place_{n}", "") for n in range(len(found.answers))]
         try:
@@ -449,7 +444,6 @@ def _gold(routes: APIRouter, workspace: Workspace) -> None:
             raise
         except UserError as error:
             return _question_page(workspace, name, group, who, places, 400, _sentence(error))
-        audit(workspace, who.name, "gold", name, {"group": group, "tiers": _order(tiers)})
         return RedirectResponse(f"/manage/{quote(name)}/gold", 303)
 
 

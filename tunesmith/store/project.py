@@ -76,8 +76,11 @@ def set_project(workspace: Workspace, set_name: str, settings: Project, by: str)
 
     def work(c: sa.Connection) -> None:
         seq = set_seq(c, set_name)
+        before = read_project(c, seq).model_dump()
         _set_project(c, seq, settings)
-        audit.append(c, by, "project", set_name, settings.model_dump())
+        changed = {key: [before[key], value] for key, value in settings.model_dump().items() if before[key] != value}
+        if changed:
+            audit.append(c, by, "settings", set_name, changed)
 
     workspace.database.write(work)
 
