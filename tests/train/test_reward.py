@@ -103,7 +103,8 @@ def test_weights_of_groups_and_of_soft_pairs_count(lab):
 
 
 @pytest.mark.parametrize(("options", "target", "apart"), [
-    ({"label_smoothing": 0.1}, 0.9, 0), ({"label_smoothing": 0.1, "loss": "robust"}, 1.125, 0), ({"margin": 0.5}, 1, 0.5)])
+    ({"label_smoothing": 0.1}, 0.9, 0), ({"label_smoothing": 0.1, "loss": "robust"}, 1.125, 0),
+    ({"margin": 0.5}, 1, 0.5)])
 def test_the_loss_allows_for_wrong_labels_and_margins(lab, options, target, apart):
     base, head, learner = prepare(lab)
     items, _ = reward.encode(base, [TWO], 512)
@@ -121,7 +122,7 @@ def test_label_smoothing_is_a_share_or_auto():
     assert load(label_smoothing="auto").label_smoothing == "auto" and load(label_smoothing="0.1").label_smoothing == 0.1
     for wrong in ({"label_smoothing": "0.5"}, {"label_smoothing": "some"},
                   {"label_smoothing": "0.1", "loss": "plackett-luce"}):
-        with pytest.raises(SettingsError, match="label.smoothing"):
+        with pytest.raises(SettingsError, match=r"label.smoothing"):
             load(**wrong)
 
 
