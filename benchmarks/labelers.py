@@ -436,7 +436,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
-    parser.add_argument("--learn", type=int, default=2, help="seeds below this also train the linear reward model")
+    parser.add_argument("--learn", type=int, default=5, help="seeds below this also train the linear reward model")
     parser.add_argument("--groups", type=int, default=GROUPS)
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="prompts that the real reward model is tried on")
     parser.add_argument("--real", nargs="+", default=[], help="behaviours (or all) for the real reward model, at 10%%")
