@@ -9,7 +9,7 @@ ARGS ?=
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint types slow chaos lock clean
+.PHONY: help install quickstart test lint types slow chaos load lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,8 @@ install: $(VENV)/.installed  ## Tunesmith and its pinned dependencies into .venv
 quickstart: install  ## the whole loop on the built-in loan desk, then the report
 	$(BIN)/tunesmith quickstart $(ARGS)
 
-test: lint types  ## linter, types and the default tests
-	$(PYTEST) $(ARGS)
+test: lint types  ## linter, types and the default tests, on two processes
+	$(PYTEST) --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.tools  ## ruff
 	$(BIN)/ruff check .
@@ -33,6 +33,9 @@ slow: $(VENV)/.tools  ## the tests that take minutes
 
 chaos: $(VENV)/.tools  ## kill training at random moments and compare the results bit for bit
 	$(PYTEST) -m chaos --timeout 3600 $(ARGS)
+
+load: $(VENV)/.tools  ## 500 labelers at once, ten minutes on each database
+	$(PYTEST) -m load -s $(ARGS)
 
 lock: TORCH := $(shell grep '^torch==' requirements.lock)
 lock:  ## work out both locks again from pyproject.toml (the line of torch is changed by hand)
