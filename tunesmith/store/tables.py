@@ -231,3 +231,105 @@ endpoints = sa.Table(
     sa.Column("key_variable", sa.String(64), nullable=False),
     sa.Column("by", sa.String(64), nullable=False),
     sa.Column("created", sa.String(32), nullable=False))
+
+# ---- files and fine-tuning jobs, as the API shows them
+
+files = sa.Table(
+    "files", metadata,  # the bytes lie in files/ID; deleting one keeps its row
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),  # "" where the API is open
+    sa.Column("filename", sa.String(255), nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("expires", sa.String(32), nullable=False),  # "" never
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index(None, "key_id", "deleted"))
+
+uploads = sa.Table(
+    "uploads", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),
+    sa.Column("filename", sa.String(255), nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # as announced
+    sa.Column("keep_seconds", sa.Integer, nullable=False),  # of the file that it becomes; 0: until it is deleted
+    sa.Column("status", sa.String(16), nullable=False),  # pending, completed, cancelled, expired
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("expires", sa.String(32), nullable=False),
+    sa.Column("file_id", sa.String(64), nullable=False, server_default=""))
+
+upload_parts = sa.Table(
+    "upload_parts", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("upload_seq", sa.Integer, sa.ForeignKey("uploads.seq"), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "upload_seq"))
+
+jobs = sa.Table(
+    "jobs", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("account", sa.String(64), nullable=False),
+    sa.Column("key_id", sa.String(16), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),  # what was asked for; "auto" is replaced once the files are known
+    sa.Column("status", sa.String(24), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("finished", sa.String(32), nullable=False, server_default=""),
+    sa.Column("error", sa.Text, nullable=False, server_default=""),
+    sa.Column("model", sa.String(300), nullable=False, server_default=""),
+    sa.Column("trained_tokens", sa.BigInteger, nullable=True),
+    sa.Column("results", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("progress", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("token", sa.Integer, nullable=False, server_default="0"),  # the fencing token: one more per claim
+    sa.Column("lease_owner", sa.String(128), nullable=False, server_default=""),
+    sa.Column("lease_until", sa.String(32), nullable=False, server_default=""),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # claims since the last step that was made
+    sa.Index(None, "status"))
+
+job_events = sa.Table(
+    "job_events", metadata,  # append-only, by triggers
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),  # of the content: said twice, it is stored once
+    sa.Column("job_seq", sa.Integer, sa.ForeignKey("jobs.seq"), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("level", sa.String(8), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Index(None, "job_seq", "seq"))
+
+job_checkpoints = sa.Table(
+    "job_checkpoints", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(64), nullable=False, unique=True),
+    sa.Column("job_seq", sa.Integer, sa.ForeignKey("jobs.seq"), nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("model", sa.String(300), nullable=False),
+    sa.Column("metrics", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.UniqueConstraint("job_seq", "step"))
+
+model_names = sa.Table(
+    "model_names", metadata,  # names beside an adapter's own, such as ft:base:org:suffix:id
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(300), nullable=False, unique=True),
+    sa.Column("adapter", sa.String(80), nullable=False),  # name@version
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()))
+
+once = sa.Table(
+    "once", metadata,  # what a request made, so that the same one sent again makes nothing new
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("mark", sa.String(64), nullable=False),  # a digest of who sent what
+    sa.Column("object", sa.String(64), nullable=False),
+    sa.Column("again", sa.Boolean, nullable=False),  # the client said that it was sending it again
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "mark", "created"))

@@ -27,7 +27,7 @@ def upgrade() -> None:
                         postgresql_where=sa.text(rows))
     op.create_index("ix_rankings_labeler_seq", "rankings", ["labeler", "seq"])
     _count()
-    _append_only("rankings")
+    append_only("rankings")
     op.create_table(
         "accounts",
         sa.Column("name", sa.String(64), nullable=False),
@@ -175,7 +175,7 @@ def upgrade() -> None:
         sa.Column("created", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_endpoints"))
     for table in ("audit", "reviews"):
-        _append_only(table)
+        append_only(table)
 
 
 def _count() -> None:
@@ -194,7 +194,7 @@ def _count() -> None:
     op.execute(sa.update(members).where(members.c.taken >= OVERLAP).values(open=sa.false()))
 
 
-def _append_only(table: str) -> None:
+def append_only(table: str) -> None:
     """The database itself refuses to change or delete a row."""
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
