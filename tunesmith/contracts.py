@@ -11,13 +11,21 @@ from tunesmith.records import Answer, Conversation, Prompt
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to draw an answer. `seed` makes it reproducible whatever else shares the batch."""
+    """How to draw an answer. `seed` makes it reproducible whatever else shares the batch.
+
+    The penalties and `logit_bias` (token, number) are OpenAI's: they change the logits before the temperature does.
+    `alternatives` is how many of the likeliest tokens are noted beside each one that is drawn.
+    """
 
     max_tokens: int = 128
     temperature: float = 1.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    alternatives: int = 0
 
 
 class Engine(Protocol):

@@ -7,7 +7,6 @@ from peft import LoraConfig
 from test_engine import ARCHITECTURES, PROMPTS, fresh, make, seeds, talk
 
 from tunesmith.contracts import Sampling
-from tunesmith.errors import ModelError
 from tunesmith.model import adapters, cache, engine, scheduler
 from tunesmith.model.engine import LocalEngine
 
@@ -204,25 +203,66 @@ def test_the_factors_of_few_sets_of_adapters_are_kept(saved):
         assert 0 < len(known) <= 4
 
 
-def test_an_adapter_that_cannot_share_a_batch_is_refused_alone(saved):
-    """DoRA: its own request fails, those in the batch go on."""
+def test_an_adapter_that_cannot_share_a_batch_waits_for_one_of_its_own(saved):
+    """DoRA: those in the batch go on, then it is alone, then those behind it have their turn."""
     made = make(saved["llama"], ending=-100.0)
     adapters._add(made.base, "dora", LoraConfig(r=4, target_modules="all-linear", use_dora=True))
+    tiny.shake(made.base, "dora")
     made.use("dora", "dora")
+    names = ["m", "dora", "m", "dora"]
+    want = plainly(made, PROMPTS, Sampling(4), seeds(PROMPTS), models=names)
     run = made.scheduler()
-    request = run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
+    first = run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
     run.step()
-    with pytest.raises(ModelError, match='"dora" is more than plain LoRA'):
-        run.submit(PROMPTS[1], Sampling(4), [(0, 1, 0)], "dora")
+    requests = [first, *(run.submit(p, Sampling(4), [(0, i, 0)], names[i]) for i, p in enumerate(PROMPTS) if i)]
+    batches = []
     while run.busy:
         run.step()
-    assert [request.answers[0].tokens] == [t for t, _ in plainly(made, PROMPTS[:1], Sampling(4), [(0, 0, 0)])]
-    late = run.submit(PROMPTS[1], Sampling(4), [(0, 1, 0)], "dora")  # alone it may
-    with pytest.raises(ModelError, match="cannot share"):
-        run.submit(PROMPTS[0], Sampling(4), [(0, 0, 0)], "m")
+        batches.append({a.request.model for a in run._live})
+    assert_same([(r.answers[0].tokens, r.answers[0].logprobs) for r in requests], want)
+    assert {"m", "dora"} not in batches and {"dora"} in batches
+    assert_same(made.generate(PROMPTS, Sampling(4), seeds(PROMPTS), models=names), want)
+
+
+def test_models_take_turns_for_free_places(saved):
+    """Ten answers of one customer wait before one of another: that one is not the eleventh."""
+    made = several(make(saved["llama"], ending=-100.0))
+    made.rows = 2
+    run = made.scheduler()
+    ended = []
+    requests = {run.submit(PROMPTS[0], Sampling(3), [(0, i, 0)], "m"): "busy" for i in range(10)}
+    requests[run.submit(PROMPTS[1], Sampling(3), [(1, 0, 0)], "two")] = "other"
+    while run.busy:
+        ended += [requests[a.request] for a in run.step()]
+    assert ended.index("other") < 2 and ended.count("busy") == 10
+
+
+def test_alternatives_biases_and_penalties(saved):
+    """Against the plain model's logits, by hand."""
+    made = make(saved["llama"], ending=-100.0)
+    base, prompt = made.base, PROMPTS[0]
+    run = made.scheduler()
+    how = Sampling(6, temperature=0, alternatives=3, presence_penalty=0.5, frequency_penalty=0.75,
+                   logit_bias=((7, 2.0), (8, -3.0)))
+    other = run.submit(PROMPTS[1], Sampling(6, temperature=0), [(0, 1, 0)], "m").answers[0]
+    answer = run.submit(prompt, how, [(0, 0, 0)], "m").answers[0]
     while run.busy:
         run.step()
-    assert len(late.answers[0].tokens) == 4
+    for i, (token, logprob) in enumerate(zip(answer.tokens, answer.logprobs)):
+        with adapters.active(base, "slot"), torch.no_grad():
+            out = base.model.base_model(input_ids=torch.tensor([prompt + answer.tokens[:i]]), use_cache=False)
+            logits = base.logits(out.last_hidden_state[0, -1])
+        logits[7] += 2.0
+        logits[8] -= 3.0
+        for written in set(answer.tokens[:i]):
+            logits[written] -= 0.5 + 0.75 * answer.tokens[:i].count(written)
+        top = logits.log_softmax(-1).topk(3)
+        assert [t for t, _ in answer.alternatives[i]] == top.indices.tolist() and token == top.indices[0]
+        assert [p for _, p in answer.alternatives[i]] == pytest.approx(top.values.tolist(), abs=1e-4)
+        assert logprob == pytest.approx(float(top.values[0]), abs=1e-4)
+    assert len(set(answer.tokens)) > 1 and other.alternatives == []
+    assert_same([(other.tokens, other.logprobs)], made.generate([PROMPTS[1]], Sampling(6, temperature=0), [(0, 1, 0)],
+                                                               model="m"))
 
 
 def test_an_error_ends_the_scheduler(saved, monkeypatch):

@@ -6,6 +6,7 @@ one block, so that no table of cumulative sums over the vocabulary is ever writt
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,24 @@ LIKELY = 512
 def uniforms(seed: tuple[int, ...], steps: int) -> np.ndarray:
     """An answer's own stream of random numbers in [0, 1), one per token."""
     return np.random.default_rng(seed).random(steps)
+
+
+def weighed(logits_BV: Tensor, samplings: Sequence[Sampling], written: Sequence[Sequence[int]]) -> Tensor:
+    """The logits, changed in place, with each row's biases and its penalties for tokens that it has `written`:
+    presence once, frequency for every time."""
+    for row, (how, tokens) in enumerate(zip(samplings, written)):
+        change = Counter(dict(how.logit_bias))
+        for token, times in Counter(tokens).items() if how.presence_penalty or how.frequency_penalty else ():
+            change[token] -= how.presence_penalty + how.frequency_penalty * times  # type: ignore[assignment]
+        if change:
+            logits_BV[row, list(change)] += logits_BV.new_tensor(list(change.values()))
+    return logits_BV
+
+
+def likeliest(logits_V: Tensor, temperature: float, count: int) -> list[tuple[int, float]]:
+    """The `count` likeliest tokens of one row and their log-probs at its temperature (0: at 1)."""
+    found = (logits_V.float() / (temperature or 1.0)).log_softmax(-1).topk(min(count, len(logits_V)))
+    return list(zip(found.indices.tolist(), found.values.tolist()))
 
 
 def draw(logits_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 A step either reads waiting prompts or writes one token of every answer in the batch. Requests may be submitted and
 cancelled between steps, and adapters exchanged. Every answer draws from its own stream of random numbers, so it does
-not depend on what else is in the batch.
+not depend on what else is in the batch. Models take turns for free places, so one that is asked a lot cannot keep the
+others waiting; one that cannot share a batch gets it for itself when its turn comes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from tunesmith.contracts import Sampling
-from tunesmith.errors import ModelError, UserError
+from tunesmith.errors import UserError
 from tunesmith.model.base import Base
 from tunesmith.model.decoding import Prompt, Rows, Weights
-from tunesmith.model.sampler import draw, uniforms
+from tunesmith.model.sampler import draw, likeliest, uniforms, weighed
 
 REFILL = 1 / 8
 """Share of the places that must be free before a prompt is read while others write: reading costs about one step."""
@@ -42,6 +43,7 @@ class Writing:
     uniform: np.ndarray
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     done: bool = False
 
 
@@ -54,6 +56,7 @@ class Request:
     model: str
     room: int
     answers: list[Writing] = field(default_factory=list)
+    waiting: int = 0
     read: Prompt | None = None
 
     @property
@@ -68,7 +71,7 @@ class Request:
 
 
 class Scheduler:
-    """At most `limit` answers are written at a time, in the order in which they were submitted.
+    """At most `limit` answers are written at a time, those of a model in the order in which they were submitted.
 
     `shares` says which models may share a batch with others.
     """
@@ -78,8 +81,8 @@ class Scheduler:
         self.base, self.rows, self.weights, self.limit = base, rows, weights, limit
         self._stopped, self._shares = stopped, shares
         self._broken = False
-        self._models: set[str] = set()  # of the requests since nothing was left to do
-        self._waiting: deque[Writing] = deque()
+        self._sociable: dict[str, bool] = {}
+        self._waiting: dict[str, deque[Writing]] = {}  # by model; the first has the next turn
         self._live: list[Writing] = []
 
     @property
@@ -93,17 +96,16 @@ class Scheduler:
 
         Raises:
             UserError: the prompt leaves no room for an answer.
-            ModelError: the adapter cannot share a batch with those that are in it.
         """
         assert not self._broken, "an error has ended this scheduler"
         room = self.base.context - len(prompt)
         if room < 1:
             raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for an answer: base {self.base.spec} "
                             f"takes {self.base.context}; shorten or drop such prompts")
-        self._admit(model)
-        request = Request(prompt, sampling, model, min(sampling.max_tokens, room))
+        self._sociable[model] = self._shares(model)
+        request = Request(prompt, sampling, model, min(sampling.max_tokens, room), waiting=len(seeds))
         request.answers = [Writing(request, uniforms(seed, request.room)) for seed in seeds]
-        self._waiting.extend(request.answers)
+        self._waiting.setdefault(model, deque()).extend(request.answers)
         return request
 
     @torch.inference_mode()
@@ -111,7 +113,8 @@ class Scheduler:
         """Its answers end where they are."""
         for answer in request.answers:
             answer.done = True
-        self._waiting = deque(a for a in self._waiting if not a.done)
+        left = {model: deque(a for a in queue if not a.done) for model, queue in self._waiting.items()}
+        self._waiting = {model: queue for model, queue in left.items() if queue}
         self._retire()
 
     @torch.inference_mode()
@@ -142,16 +145,6 @@ class Scheduler:
         self._record(chosen, states)
         return chosen
 
-    def _admit(self, model: str) -> None:
-        """Refuse a model that would make the next mixed step fail for everybody."""
-        if not self.busy:
-            self._models.clear()
-        if model not in self._models:
-            for name in {model, *self._models} if self._models else ():
-                if not self._shares(name):
-                    raise ModelError(f'adapter "{name}" is more than plain LoRA and cannot share a batch with others')
-            self._models.add(model)
-
     def _reads(self) -> bool:
         """Whether it is time for waiting prompts."""
         free = self.limit - len(self._live)
@@ -159,20 +152,29 @@ class Scheduler:
         return bool(self._waiting) and (room or not self._live)
 
     def _next(self) -> Iterator[Writing]:
-        """Take from the queue what fits into the free places, into one step's reading and into memory."""
-        rows, tokens, before = len(self._live), 0, None
+        """Take from the queues what fits into the free places, into one step's reading and into memory."""
+        rows, tokens = len(self._live), 0
+        read: set[Request] = set()
+        models = {a.request.model for a in self._live}
         longest = max((a.request.longest for a in self._live), default=0)
         while self._waiting and rows < self.limit:
-            request = self._waiting[0].request
+            model, queue = next(iter(self._waiting.items()))
+            request, models = queue[0].request, models | {model}
+            if len(models) > 1 and not all(self._sociable[m] for m in models):
+                return
             longest = max(longest, request.longest)
             if rows and (rows + 1) * longest > PLACES:
                 return
-            if request is not before:
+            if request not in read:
                 tokens += len(request.prompt)
-                if before and tokens > READ:
+                if read and tokens > READ:
                     return
-            before, rows = request, rows + 1
-            yield self._waiting.popleft()
+                read.add(request)
+            rows, request.waiting = rows + 1, request.waiting - 1
+            yield queue.popleft()
+            del self._waiting[model]
+            if queue:
+                self._waiting[model] = queue
 
     def _prompts(self, chosen: Sequence[Writing]) -> Iterator[Prompt]:
         """The chosen answers' prompts, each once."""
@@ -180,15 +182,19 @@ class Scheduler:
             if request.read is None:
                 request.read = Prompt(request.prompt, request.model)
             request.read.copies = sum(a.request is request for a in chosen)
-            request.read.keep = bool(self._waiting) and self._waiting[0].request is request
+            request.read.keep = request.waiting > 0
             yield request.read
 
     def _record(self, chosen: Sequence[Writing], states: Tensor) -> None:
         """Draw a token for each answer from its row's hidden state."""
         with self.weights([a.request.model for a in chosen]):  # an adapter may be on the output layer too
             logits = self.base.logits(states)
-        tokens, logprobs = draw(logits, [a.request.sampling for a in chosen],
-                                [a.uniform[len(a.tokens)] for a in chosen])
+        samplings = [a.request.sampling for a in chosen]
+        logits = weighed(logits, samplings, [a.tokens for a in chosen])
+        for row, (answer, how) in enumerate(zip(chosen, samplings)):
+            if how.alternatives:
+                answer.alternatives.append(likeliest(logits[row], how.temperature, how.alternatives))
+        tokens, logprobs = draw(logits, samplings, [a.uniform[len(a.tokens)] for a in chosen])
         for answer, token, logprob in zip(chosen, tokens.tolist(), logprobs.tolist()):
             answer.tokens.append(token)
             answer.logprobs.append(logprob)
