@@ -1,8 +1,9 @@
 """Attention over one flat stream of tokens, plugged into transformers.
 
 The stream holds trees: a prompt followed by its K answers. A prompt attends to itself causally; an answer attends
-to its prompt and, causally, to itself; nothing else sees anything else. A layer with a sliding window sees, of that,
-the last `window` positions. Without an active layout the plug is plain SDPA.
+to its prompt and, causally, to itself; nothing else sees anything else. Virtual tokens (`model.prefix`) stand above
+prompts as prompts stand above answers. A layer with a sliding window sees, of that, the last `window` positions.
+Without an active layout the plug is plain SDPA.
 
 Two kernels compute the same: "blocks", one SDPA call per block of the stream, and "flex", one compiled FlexAttention
 call for the whole stream on a GPU, where many small calls would cost more to launch than to compute (FlexAttention has
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -40,11 +40,23 @@ PAIRS = 2**22
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens [start, end) of the stream; `context` is the prompt's span that they also see, if any."""
+    """Tokens [start, end) of the stream; `context` is the span above them, a prompt's say: they see it too, and
+    whatever it sees."""
 
     start: int
     end: int
     context: tuple[int, int] | None = None
+
+
+Range = tuple[int, int]
+
+
+def lineages(spans: Sequence[Span]) -> dict[Range, tuple[Range, ...]]:
+    """What stands above each span, the topmost first. A span comes after those above it."""
+    found: dict[Range, tuple[Range, ...]] = {}
+    for s in spans:
+        found[s.start, s.end] = () if s.context is None else (*found[s.context], s.context)
+    return found
 
 
 class Plan:
@@ -57,43 +69,56 @@ class Plan:
     def __init__(self, spans: Sequence[Span], kernel: Kernel = "blocks"):
         self.spans = tuple(spans)
         self.kernel = kernel
-        self.blocks = _blocks(self.spans)
+        self._lineages = lineages(self.spans)
+        self.blocks = _blocks(self.spans, self._lineages)
         self.windows: set[int] = set()
         self.masks: set[int] = set()
         self._plain = {s for s in self.spans if s.context is None}
         self._made: dict[Any, Any] = {}
 
+    def above(self, block: Span) -> tuple[Range, ...]:
+        """What a block sees besides itself, in the order of positions."""
+        return () if block.context is None else (*self._lineages[block.context], block.context)
+
     @cached_property
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per token [T]: the number of its span, that of its prompt (or its own), and its position."""
+        """Per token: the number of its span [T], those of the spans above it (or its own) [levels, T], its position [T].
+        """
         number = {(s.start, s.end): i for i, s in enumerate(self.spans)}
         lengths = torch.tensor([s.end - s.start for s in self.spans])
-        above = torch.tensor([i if s.context is None else number[s.context] for i, s in enumerate(self.spans)])
-        begin = torch.tensor([0 if s.context is None else s.context[1] - s.context[0] for s in self.spans])
+        lines = [self.above(s) for s in self.spans]
+        levels = max(1, *map(len, lines))  # never none, so that a GPU compiles one kernel for all usual streams
+        above = torch.tensor([[number[line[n]] if n < len(line) else i for i, line in enumerate(lines)]
+                              for n in range(levels)])
+        begin = torch.tensor([sum(end - start for start, end in line) for line in lines])
         own_T = torch.arange(len(self.spans)).repeat_interleave(lengths)
         starts = lengths.cumsum(0) - lengths
-        return own_T, above[own_T], torch.arange(len(own_T)) - starts[own_T] + begin[own_T]
+        return own_T, above[:, own_T], torch.arange(len(own_T)) - starts[own_T] + begin[own_T]
 
     def sees(self, window: int | None, device: torch.device | str = "cpu") -> Callable[..., Tensor]:
         """FlexAttention's mask function: whether token q of the stream attends to token k."""
-        own_T, above_T, position_T = (x.to(device) for x in self.tables)
+        own_T, above_LT, position_T = (x.to(device) for x in self.tables)
+        above = above_LT.unbind()
 
         def sees(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
             far = position_T[q] - position_T[k]
-            seen = ((own_T[q] == own_T[k]) | (above_T[q] == own_T[k])) & (far >= 0)
+            line = own_T[q] == own_T[k]
+            for above_T in above:
+                line = line | (above_T[q] == own_T[k])
+            seen = line & (far >= 0)
             return seen if window is None else seen & (far < window)
 
         return sees
 
     def mask(self, block: Span, window: int | None, like: Tensor) -> Tensor | None:
-        """What a block adds to its scores [own, context + own]: 0 or -inf; None for a plain causal triangle."""
+        """What a block adds to its scores [own, above + own]: 0 or -inf; None for a plain causal triangle."""
         length = block.end - block.start
         if block in self._plain and (window is None or length <= window):
             return None
         key = (block, window, like.dtype)
         if key not in self._made:
             own = torch.arange(block.start, block.end)
-            keys = own if block.context is None else torch.cat([torch.arange(*block.context), own])
+            keys = torch.cat([*(torch.arange(*above) for above in self.above(block)), own])
             seen = self.sees(window)(0, 0, own[:, None], keys[None, :])
             self._made[key] = torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, -torch.inf).to(like.device)
         found: Tensor = self._made[key]
@@ -130,13 +155,18 @@ def _ordered(tiles: Tensor) -> tuple[Tensor, Tensor]:
     return tiles.sum(-1, dtype=torch.int32), tiles.int().argsort(dim=-1, descending=True, stable=True).int()
 
 
-def _blocks(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Each span is a block, except that a short tree is one."""
-    starts = [i for i, s in enumerate(spans) if s.context is None] + [len(spans)]
+def _blocks(spans: Sequence[Span], above: dict[Range, tuple[Range, ...]]) -> tuple[Span, ...]:
+    """Each span is a block, except that one with little below it is one block with all of that."""
     blocks: list[Span] = []
-    for i, j in pairwise(starts):
-        whole = Span(spans[i].start, spans[j - 1].end)
-        blocks += [whole] if whole.end - whole.start <= SHORT else spans[i:j]
+    i = 0
+    while i < len(spans):
+        top, j = spans[i], i + 1
+        while j < len(spans) and (top.start, top.end) in above[spans[j].start, spans[j].end]:
+            j += 1
+        whole = Span(top.start, spans[j - 1].end, top.context)
+        short = whole.end - whole.start <= SHORT
+        blocks.append(whole if short else top)
+        i = j if short else i + 1
     return tuple(blocks)
 
 
@@ -176,7 +206,7 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
     out = []
     for block, q, k, v in zip(plan.blocks, queries, keys, values):
         if block.context is not None:
-            k, v = (torch.cat([above, own], 2) for above, own in zip(whole[block.context], (k, v)))
+            k, v = (torch.cat(parts, 2) for parts in zip(*(whole[above] for above in plan.above(block)), (k, v)))
         out.append(_attention(q, k, v, plan.mask(block, sliding_window, q), dropout, scaling, softcap))
     return torch.cat(out, 1), None
 
