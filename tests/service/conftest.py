@@ -131,6 +131,7 @@ def axe():
     source = (Path(package.__file__).parent / "axe.min.js").read_text()
 
     def axe(page):
+        page.wait_for_load_state()  # colours come with the style sheets
         page.evaluate(source)
         found = page.evaluate("axe.run()")["violations"]
         return [f"{v['id']}: {v['help']} ({node['target']}: {node['failureSummary']})"

@@ -142,8 +142,9 @@ PAGES = ["/manage", "/manage/desk", "/manage/desk/labelers", "/manage/desk/witho
          "/manage/desk/gold/GROUP", "/audit?check=1", "/runs", "/runs/RUN", "/adapters", "/adapters/tone@1", "/reports"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "scheme"), [
+    ("desk", "light"), ("phone", "dark"),
+    pytest.param("desk", "dark", marks=pytest.mark.slow), pytest.param("phone", "light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_and_nothing_sticks_out(open_page, url, workspace, panel, axe, problems, size, scheme):  # noqa: F811
     long = "Wilhelmina-Alexandra von und zu Hohenlohe-Schillingsfuerst Abc"
     judge(workspace, long, [panel[0]] * 40)
