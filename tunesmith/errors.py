@@ -8,9 +8,11 @@
     │   ├── NotAllowed            this person may not do it; HTTP 403
     │   ├── Conflict              somebody else was faster; HTTP 409
     │   ├── ModelError            a base or adapter that cannot be loaded or does not fit
+    │   ├── GraderError           a grader that cannot be used; carries the field
     │   └── MissingExtra          an optional dependency; carries the install line
     ├── StorageError              no space, read-only, another writer; HTTP 507
-    └── TrainingStopped           NaN or exploding loss; the last good checkpoint is kept
+    ├── TrainingStopped           NaN or exploding loss; the last good checkpoint is kept
+    └── Interrupted               somebody paused or cancelled it between two steps; a checkpoint is kept
 
 `cli.main` turns them into exit codes, `service.app` into HTTP statuses; nobody else catches the root.
 """
@@ -79,6 +81,14 @@ class ModelError(UserError):
     """A base or adapter that cannot be loaded, or does not fit what is asked of it."""
 
 
+class GraderError(UserError):
+    """A grader that cannot be used. `param` names the field: `grader.graders.name.operation`."""
+
+    def __init__(self, message: str, param: str):
+        super().__init__(f"{param}: {message}")
+        self.param = param
+
+
 class MissingExtra(UserError):
     """An optional dependency is not installed."""
 
@@ -97,6 +107,12 @@ class TrainingStopped(TunesmithError):
     """Training met NaN or exploded; the last good checkpoint is kept."""
 
     exit_code = 3
+
+
+class Interrupted(TunesmithError):
+    """Somebody asked a run to stop between two steps; a `Progress` raises it, and the run keeps a checkpoint."""
+
+    exit_code = 4
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

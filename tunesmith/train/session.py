@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from tunesmith.contracts import Progress
-from tunesmith.errors import ModelError, TrainingStopped, UserError
+from tunesmith.errors import Interrupted, ModelError, TrainingStopped, UserError
 from tunesmith.model import machine
 from tunesmith.model.base import Base
 from tunesmith.model.machine import Work
@@ -71,12 +71,17 @@ class Session:
         self.run.log(step, dict(metrics))
         if stop:
             self.summary["stopped_by"] = stop
-        if stop or step % self.every == 0 or step == self.total:
+        if kept := bool(stop or step % self.every == 0 or step == self.total):
             self.run.checkpoint(step, write)
         self.step_seconds = self.meter.read()["seconds"]
         self.run.use(self.execution, self._used())
-        if self.progress:
-            self.progress(step, self.total, metrics)
+        try:
+            if self.progress:
+                self.progress(step, self.total, metrics)
+        except Interrupted:
+            if not kept:
+                self.run.checkpoint(step, write)
+            raise
 
     def publish(self, name: str, role: Literal["policy", "reward"], base: Base, write: Callable[[Path], None],
                 data: Mapping[str, str], parents: Mapping[str, str]) -> Adapter:
@@ -143,7 +148,7 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
     current = Session(workspace, run, base, total, settings.checkpoint_every, progress, resume is not None)
     try:
         yield current
-    except TrainingStopped as e:
+    except (TrainingStopped, Interrupted) as e:
         run.finish("stopped", {**current.summary, "error": str(e), **current.cost()})
         raise
     except Exception as e:
