@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tunesmith.errors import SettingsError, nearest
 
-AdapterKind = Literal["lora", "full"]
+AdapterKind = Literal["lora", "dora", "ia3", "houlsby", "pfeiffer", "parallel", "prefix", "prompt", "full"]
 Consensus = Literal["ability", "votes", "none"]
 CONSENSUS = ("several labelers on one group: ability weighs votes by what the labelers are worth, where they overlap; "
              "votes counts each once; none keeps every ranking by itself")
@@ -50,13 +50,21 @@ class Settings(BaseModel):
 
 
 class Lora(Settings):
-    """The trained part: LoRA on all linear layers, as "LoRA without regret" recommends, or every weight of the base."""
+    """The trained part: LoRA on all linear layers, as "LoRA without regret" recommends; another kind of adapter; or
+    every weight of the base."""
 
-    adapter: AdapterKind = Field("lora", description="full trains all of the base's weights and publishes a new base")
+    adapter: AdapterKind = Field("lora", description="docs/which_adapter.md compares them; full trains all of the "
+                                 "base's weights and publishes a new base")
     lr: float = Field(0.0, ge=0, description="peak learning rate; 0: 1e-3 for LoRA, a tenth of it for full, as "
                       '"LoRA without regret" found')
     rank: int = Field(16, ge=1, description="LoRA rank r")
     alpha: float = Field(32, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
+    rslora: bool = Field(False, description="lora, dora: scaled by alpha / sqrt(rank), for large ranks")
+    targets: tuple[str, ...] = Field((), description="lora, dora, ia3: the linear layers that are adapted, such as "
+                                     "q_proj; all of the blocks if left out (ia3: keys, values and the MLP's last)")
+    bottleneck: int = Field(64, ge=1, description="houlsby, pfeiffer, parallel: width between the two projections")
+    virtual_tokens: int = Field(20, ge=1, description="prefix, prompt: how many")
+    init_text: str = Field("", description="prefix, prompt: text that the virtual tokens start from")
 
 
 class Optimization(Settings):
@@ -94,6 +102,10 @@ class SftSettings(Lora, Optimization):
     epochs: float = Field(2.0, gt=0)
     batch: int = Field(16, ge=1, description="conversations per optimizer step")
     max_tokens: int = Field(0, ge=0, description="longest conversation; 0: what the base takes")
+    valid: str = Field("", description="a dataset of demonstrations to measure the loss on, not to learn from")
+    valid_every: int = Field(0, ge=0, description="steps between these measurements; 0: ten times in a run")
+    snapshots: int = Field(0, ge=0, description="steps between versions of the adapter that are published on the way; "
+                           "0: only the last")
 
 
 class CollectSettings(Settings):
@@ -177,6 +189,8 @@ class PpoSettings(Optimization):
     ptx: str = Field("", description="demonstrations mixed in against forgetting (PPO-ptx)")
     ptx_coef: float = Field(0.0, ge=0)
     max_kl: float = Field(0.0, ge=0, description="stop when KL per answer passes this; 0: never")
+    snapshots: int = Field(0, ge=0, description="steps between versions of the adapter that are published on the way; "
+                           "0: only the last")
 
 
 def _only(methods: str, default: Any, text: str = "", **limits: Any) -> Any:
@@ -194,6 +208,8 @@ class PreferSettings(Optimization):
     lr: float = Field(1e-4, gt=0)
     batch: int = Field(16, ge=1, description="prompts per optimizer step (dpo, kto) or per update (grpo, rloo)")
     epochs: float = Field(1.0, gt=0, description="passes over the data, or over the answers of each update")
+    snapshots: int = Field(0, ge=0, description="steps between versions of the adapter that are published on the way; "
+                           "0: only the last")
     comparisons: str = _only("dpo, kto", "", "ranked answer groups, or a dataset of comparisons; kto takes thumbs too")
     without: tuple[str, ...] = _only("dpo, kto", (), "leave these labelers' judgements out")
     consensus: Consensus = _only("dpo, kto", "ability", CONSENSUS)

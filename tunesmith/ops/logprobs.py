@@ -53,38 +53,48 @@ def from_hidden(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], target_N: T
     A frozen `Head` gives the gradient in the same pass; any other head computes each chunk's logits a second time in
     the backward pass.
     """
-    if not torch.is_grad_enabled():
-        return _cat([chosen(head(h), t, temperature) for h, t in _chunks(hidden_ND, target_N, chunk)], hidden_ND)
-    if isinstance(head, Head) and head.frozen:
-        out: Tensor = _Chosen.apply(hidden_ND, head, target_N, temperature, chunk)
-        return out
+    return judged(hidden_ND, head, target_N, temperature, chunk)[0]
 
-    def part(hidden: Tensor, target: Tensor) -> Tensor:
-        return chosen(head(hidden), target, temperature)
 
+def judged(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], target_N: Tensor, temperature: float = 1.0,
+           chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """`from_hidden`, and whether each target was the likeliest token (1.0 or 0.0, no gradient), both [N]."""
+    def part(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits_NV = _tempered(head(hidden), temperature)
+        logp_N, numerator_NV, _ = _softmax(logits_NV, target)
+        return logp_N, _right(numerator_NV, target)
+
+    if isinstance(head, Head) and head.frozen and torch.is_grad_enabled():
+        found: tuple[Tensor, Tensor] = _Chosen.apply(hidden_ND, head, target_N, temperature, chunk)
+        return found
     if len(target_N) <= chunk:
         return part(hidden_ND, target_N)
-    return _cat([checkpoint(part, h, t, use_reentrant=False) for h, t in _chunks(hidden_ND, target_N, chunk)],
-                hidden_ND)
+    pairs = [checkpoint(part, h, t, use_reentrant=False) if torch.is_grad_enabled() else part(h, t)
+             for h, t in _chunks(hidden_ND, target_N, chunk)]
+    return _cat([p for p, _ in pairs], hidden_ND), _cat([r for _, r in pairs], hidden_ND)
 
 
 class _Chosen(torch.autograd.Function):
     """d log p(target) / d hidden is one row per token whatever loss follows, so the forward pass can leave it ready."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, head: Head, target_N: Tensor, temperature: float, chunk: int) -> Tensor:
-        logps, slopes = [], []
+    def forward(ctx: Any, hidden_ND: Tensor, head: Head, target_N: Tensor, temperature: float,
+                chunk: int) -> tuple[Tensor, Tensor]:
+        logps, slopes, right = [], [], []
         for hidden, target in _chunks(hidden_ND, target_N, chunk):
             logits_NV = _tempered(head(hidden), temperature)
             logp_N, slope_NV, total_N = _softmax(logits_NV, target)
             logps.append(logp_N)
+            right.append(_right(slope_NV, target))
             slope_NV *= -1 / total_N[:, None]
             slope_NV.scatter_add_(1, target[:, None], torch.ones_like(total_N)[:, None])
             if head.cap is not None:
                 slope_NV *= 1 - (logits_NV * (temperature / head.cap)).square()
             slopes.append(slope_NV.to(hidden.dtype) @ head.layer.weight * (head.scale / temperature))
         ctx.save_for_backward(_cat(slopes, hidden_ND))
-        return _cat(logps, hidden_ND)
+        right_N = _cat(right, hidden_ND)
+        ctx.mark_non_differentiable(right_N)
+        return _cat(logps, hidden_ND), right_N
 
     @staticmethod
     @once_differentiable  # the slope counts as a constant: a second derivative would be wrong
@@ -99,6 +109,11 @@ def _softmax(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor, Tenso
     numerator_NV = (logits_NV - top_N1).exp_()
     total_N = numerator_NV.sum(-1)
     return (logits_NV.gather(-1, target_N[:, None]) - top_N1)[:, 0] - total_N.log(), numerator_NV, total_N
+
+
+def _right(numerator_NV: Tensor, target_N: Tensor) -> Tensor:
+    """Where the target has the largest logit, the softmax's numerator is exp(0)."""
+    return (numerator_NV.detach().gather(-1, target_N[:, None])[:, 0] == 1).float()
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:

@@ -77,6 +77,12 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
         train_items, held_out = divide(items, settings.held_out)
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped,
                        **(about or {})}
+
+        def publish(step: int = 0) -> Adapter:
+            return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
+                               {settings.comparisons: data}, {"policy": str(start)}, step)
+
+        run.publish_every(settings.snapshots, publish)
         for step in range(first, steps):
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]
@@ -84,8 +90,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
             run.end_step(step + 1, metrics, save, references.work([i.tree for i in chosen], looked_at))
             looked_at = []
         run.summary |= {"held_out": assess(base, held_out, settings)}
-        return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                           {settings.comparisons: data}, {"policy": str(start)})
+        return publish()
 
 
 def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[list[Item], dict[str, int]]:

@@ -71,6 +71,12 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume:
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash}
     with session(workspace, base, "prefer", settings, inputs, settings.updates, resume, progress) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
+
+        def publish(step: int = 0) -> Adapter:
+            return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
+                               {data.name: data.fingerprint}, {"policy": str(start), "reward": str(judge)}, step)
+
+        run.publish_every(settings.snapshots, publish)
         for update in range(run.resume(lambda folder: roles.learner.load(folder, "policy")), settings.updates):
             chosen = [prompts[i]
                       for i in indices(len(prompts), settings.seed, update * settings.batch, settings.batch)]
@@ -79,8 +85,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume:
             run.end_step(update + 1, metrics, lambda folder: roles.learner.save(folder, "policy"), work, stop)
             if stop:
                 break
-        return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                           {data.name: data.fingerprint}, {"policy": str(start), "reward": str(judge)})
+        return publish()
 
 
 def attach(base: Base, start: Path, judge: Path, settings: PreferSettings) -> Roles:

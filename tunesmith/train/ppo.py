@@ -70,6 +70,12 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
               **({"ptx": ptx.fingerprint} if ptx else {})}
     with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
+
+        def publish(step: int = 0) -> Adapter:
+            return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
+                               sources, {"policy": str(start), "reward": str(judge)}, step)
+
+        run.publish_every(settings.snapshots, publish)
         for update in range(run.resume(lambda folder: load(folder, roles)), settings.updates):
             chosen = [prompts[i]
                       for i in indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)]
@@ -80,8 +86,7 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
             run.end_step(update + 1, metrics, lambda folder: save(folder, roles), work, stop)
             if stop:
                 break
-        return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                           sources, {"policy": str(start), "reward": str(judge)})
+        return publish()
 
 
 def encode(base: Base, prompts: Sequence[list[int]], room: int) -> tuple[list[list[int]], dict[str, int]]:

@@ -35,6 +35,8 @@ class Session:
         self.tokens, self.flops, self.step_seconds = 0, 0.0, 0.0
         self.summary: dict[str, Any] = {}
         self.labels: dict[str, float] = {}
+        self._between: Callable[[int], Adapter] | None = None
+        self._every = 0
         self.meter = cost.Meter(gpus=int(base.device.type == "cuda"))
         cost.forget_peak()
         if self.meter.gpus:
@@ -71,6 +73,8 @@ class Session:
         self.run.log(step, dict(metrics))
         if stop:
             self.summary["stopped_by"] = stop
+        if self._between and self._every and step % self._every == 0 and step < self.total and not stop:
+            self._between(step)  # before the checkpoint: what is made again after a crash is passed over
         if kept := bool(stop or step % self.every == 0 or step == self.total):
             self.run.checkpoint(step, write)
         self.step_seconds = self.meter.read()["seconds"]
@@ -84,20 +88,27 @@ class Session:
             raise
 
     def publish(self, name: str, role: Literal["policy", "reward"], base: Base, write: Callable[[Path], None],
-                data: Mapping[str, str], parents: Mapping[str, str]) -> Adapter:
-        """Publish the run's adapter with its lineage; a resumed run that had published already does not again."""
+                data: Mapping[str, str], parents: Mapping[str, str], step: int = 0) -> Adapter:
+        """Publish the run's adapter with its lineage; a resumed run that had published already does not again.
+
+        `step` is the one that it is published after, 0 at the end.
+        """
         ranked = self.run.settings.get("comparisons")  # prompts may bear a set's name, and are nobody's verdicts
         self.labels = cost.label_minutes(self.workspace, [ranked] if ranked else [],
                                          self.run.settings.get("without", ()))
         for adapter in self.workspace.adapters():
-            if adapter.lineage.get("run") == self.run.id:
-                self.summary["adapter"] = str(adapter)
+            if adapter.lineage.get("run") == self.run.id and adapter.lineage.get("step", 0) == step:
+                self.summary |= {} if step else {"adapter": str(adapter)}
                 return adapter
         lineage = {"run": self.run.id, "data": dict(data), "parents": dict(parents), "settings": self.run.settings,
-                   "seed": self.run.seed, **self.summary, "cost": self.cost()}
+                   "seed": self.run.seed, **self.summary, "cost": self.cost(), **({"step": step} if step else {})}
         adapter = self.workspace.publish_adapter(name, role, base.describe(), write, lineage)
-        self.summary["adapter"] = str(adapter)
+        self.summary |= {} if step else {"adapter": str(adapter)}
         return adapter
+
+    def publish_every(self, steps: int, publish: Callable[[int], Adapter]) -> None:
+        """Let `publish` make a version of the adapter after every so many steps, besides the last; 0: never."""
+        self._every, self._between = steps, publish
 
     def cost(self) -> dict[str, Any]:
         """What all executions of the run have used, how fast its steps were, and how near to the machine's limit.

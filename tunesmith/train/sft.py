@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from tunesmith.contracts import Progress
 from tunesmith.errors import DataError, UserError
 from tunesmith.model import adapters
@@ -31,21 +33,32 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
     """
     data = dataset(workspace, settings.data, "demonstrations")
     trees, skipped = encode(base, list(data.rows()), settings.max_tokens or base.context)
+    valid = dataset(workspace, settings.valid, "demonstrations") if settings.valid else None
+    unseen = encode(base, list(valid.rows()), settings.max_tokens or base.context)[0] if valid else []
     parent = workspace.adapter(settings.after) if settings.after else None
     slot, weights = full.start(base, "policy", settings, parent)
     settings = settle(settings, base, slot, resume)
     steps = math.ceil(len(trees) * settings.epochs / settings.batch)
     learner = Learner.of(weights, steps, settings)
-    inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {})}
+    inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {}),
+              **({"valid": valid.fingerprint} if valid else {})}
     with session(workspace, base, "sft", settings, inputs, steps, resume, progress) as run:
         run.summary = {"rows": len(trees), "skipped": skipped}
+
+        def publish(step: int = 0) -> Adapter:
+            return run.publish(settings.name, "policy", base, full.finish(base, slot, settings),
+                               {data.name: data.fingerprint}, {"after": str(parent)} if parent else {}, step)
+
+        if slot:
+            run.publish_every(settings.snapshots, publish)
         for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
             chosen = [trees[i] for i in indices(len(trees), settings.seed, step * settings.batch, settings.batch)]
             metrics = {**forward_backward(base, learner, chosen, settings.layout, slot=slot), **learner.step()}
+            if unseen and ((step + 1) % (settings.valid_every or math.ceil(steps / 10)) == 0 or step + 1 == steps):
+                metrics |= assess(base, unseen, learner.budget, settings.layout, slot)
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "policy"),
                          passes(chosen, trained=1, trained_logits=1))
-        return run.publish(settings.name, "policy", base, full.finish(base, slot, settings),
-                           {data.name: data.fingerprint}, {"after": str(parent)} if parent else {})
+        return publish()
 
 
 def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: Layout = "tree",
@@ -54,18 +67,35 @@ def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout
 
     `slot` is the adapter that learns, "" the base itself.
     """
-    count = sum(w for t in trees for ws in t.weights for w in ws)
+    weights = [w for t in trees for ws in t.weights for w in ws if w]
     metrics = []
     for part in micro_batches(base, trees, learner.budget, layout):
         batch = build([trees[i] for i in part], base.device)
         with adapters.active(base, slot):
             learned = batch.weight_N > 0
             states = hidden(base, batch, layout, batch.source_N[learned])
-            logp_N = logprobs.from_hidden(states, base.head, batch.target_N[learned])
-            loss, m = losses.sft(logp_N, batch.weight_N[learned], count)
+            logp_N, right_N = logprobs.judged(states, base.head, batch.target_N[learned])
+            loss, m = losses.sft(logp_N, batch.weight_N[learned], sum(weights))
             learner.backward(loss * scale)
-        metrics.append(m)
+        metrics.append({**m, "token_accuracy": right_N.sum() / len(weights)})
     return mean(metrics)
+
+
+@torch.no_grad()
+def assess(base: Base, trees: Sequence[Tree], budget: int, layout: Layout = "tree",
+           slot: str = "policy") -> dict[str, float]:
+    """Loss per learned token of conversations that nothing was learned from, and how often the likeliest was right."""
+    loss = right = total = count = 0.0
+    for part in micro_batches(base, trees, budget, layout):
+        batch = build([trees[i] for i in part], base.device)
+        with adapters.active(base, slot):
+            learned = batch.weight_N > 0
+            states = hidden(base, batch, layout, batch.source_N[learned])
+            logp_N, right_N = logprobs.judged(states, base.head, batch.target_N[learned])
+            weight_N = batch.weight_N[learned]
+        loss -= float((weight_N * logp_N).sum())
+        right, total, count = right + float(right_N.sum()), total + float(weight_N.sum()), count + len(right_N)
+    return {"valid_loss": loss / total, "valid_token_accuracy": right / count}
 
 
 def encode(base: Base, rows: Sequence[Demonstration], longest: int) -> tuple[list[Tree], dict[str, int]]:
