@@ -2,14 +2,15 @@
 
 The same layout serves SFT (one answer), rankings (K), DPO (2) and PPO (1..n). Two ways through the model, one
 interface: `tree` computes a prompt once for its K answers and pads nothing; `padded` is the plain way, one row per
-answer with its prompt, and the oracle that the tests hold the tree against.
+answer with its prompt, and the oracle that the tests hold the tree against. Where the active adapter has virtual
+tokens, they come first: once in a stream, once in every padded row.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor
 
 from tunesmith.model import narrow
-from tunesmith.model.attention import NAME, Kernel, Span, layout
+from tunesmith.model.attention import NAME, Kernel, Span, layout, lineages
 from tunesmith.model.base import Base, said
+from tunesmith.model.virtual import Virtual, active, inputs
 
 Layout = Literal["tree", "padded"]
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -47,7 +49,7 @@ class Batch:
 
     Hidden states that a loss reads: `source_N[i]` is the position whose hidden state predicts `target_N[i]`;
     `last_A[a]` is the position of answer a's last token. `row_N` and `column_N` place token i in a padded
-    [A, T] table.
+    [A, T] table. `virtual` is what the first tokens of the stream are, above all prompts, if an adapter wants it so.
     """
 
     tokens_T: Tensor
@@ -60,6 +62,7 @@ class Batch:
     column_N: Tensor
     last_A: Tensor
     group_A: Tensor
+    virtual: Virtual | None = None
 
     @property
     def answers(self) -> int:
@@ -121,7 +124,21 @@ def hidden(base: Base, batch: Batch, way: Layout = "tree", at: Tensor | None = N
     """
     if way == "tree" and base.takes_trees is None:
         _choose(base)
+    if (virtual := active(base)) is not None:
+        at = torch.arange(len(batch.tokens_T), device=batch.tokens_T.device) if at is None else at
+        batch, at = _below(batch, virtual), at + virtual.tokens
     return _tree(base, batch, at) if way == "tree" and base.takes_trees else _padded(base, batch, at)
+
+
+def _below(batch: Batch, virtual: Virtual) -> Batch:
+    """The batch with virtual tokens above all its prompts. Its other indices are still those of the batch without."""
+    more, tokens = virtual.tokens, batch.tokens_T
+    spans = [Span(0, more)]
+    for s in batch.spans:
+        above = (0, more) if s.context is None else (s.context[0] + more, s.context[1] + more)
+        spans.append(Span(s.start + more, s.end + more, above))
+    return replace(batch, tokens_T=torch.cat([tokens.new_zeros(more), tokens]), spans=tuple(spans), virtual=virtual,
+                   positions_T=torch.cat([torch.arange(more, device=tokens.device), batch.positions_T + more]))
 
 
 def _choose(base: Base) -> None:
@@ -227,7 +244,9 @@ def _tree(base: Base, batch: Batch, at: Tensor | None = None) -> Tensor:
 
 
 def _stream(base: Base, batch: Batch) -> Tensor:
-    out = base.trunk(input_ids=batch.tokens_T[None], position_ids=batch.positions_T[None], use_cache=False)
+    stands = [] if batch.virtual is None else [(0, 0, batch.virtual)]
+    out = base.trunk(**inputs(base, batch.tokens_T[None], stands), position_ids=batch.positions_T[None],
+                     use_cache=False)
     states: Tensor = out.last_hidden_state[0]
     return states
 
@@ -239,7 +258,8 @@ def _padded(base: Base, batch: Batch, at: Tensor | None = None) -> Tensor:
     width = max(len(r) for r in ids)
     tokens = torch.stack([torch.nn.functional.pad(batch.tokens_T[r], (0, width - len(r)), value=pad) for r in ids])
     mask = torch.stack([torch.arange(width, device=tokens.device) < len(r) for r in ids])
-    out = base.trunk(input_ids=tokens, attention_mask=mask.long(), use_cache=False)
+    stands = [] if batch.virtual is None else [(i, 0, batch.virtual) for i in range(len(ids))]
+    out = base.trunk(**inputs(base, tokens, stands), attention_mask=mask.long(), use_cache=False)
     rows, columns = place if at is None else (p[at] for p in place)
     states: Tensor = out.last_hidden_state[rows, columns]
     return states
@@ -251,11 +271,12 @@ def _rows(batch: Batch) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
     ids: list[Tensor] = []
     rows = torch.full_like(batch.tokens_T, -1)
     columns = torch.zeros_like(batch.tokens_T)
+    above, carried = lineages(batch.spans), {s.context for s in batch.spans}
     for span in batch.spans:
-        own = torch.arange(span.start, span.end, device=device)
-        if span.context is None and any(s.context == (span.start, span.end) for s in batch.spans):
+        own = (span.start, span.end)
+        if own in carried:
             continue  # a prompt on its own: its answers' rows carry it
-        whole = own if span.context is None else torch.cat([torch.arange(*span.context, device=device), own])
+        whole = torch.cat([torch.arange(*part, device=device) for part in (*above[own], own)])
         new = rows[whole] < 0
         rows[whole[new]] = len(ids)
         columns[whole[new]] = torch.arange(len(whole), device=device)[new]
