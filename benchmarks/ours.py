@@ -125,7 +125,7 @@ def rankings(job: Job) -> Step:
 def preferences(job: Job) -> Step:
     """DPO. The reference's log-probs are part of the step, as they are for a peer that does one pass over its data."""
     base = load(job)
-    adapters.attach(base, "policy", RANK, ALPHA, SEED)
+    adapters.attach(base, "policy", adapters.Method(rank=RANK, alpha=ALPHA), SEED)
     weights = adapters.trainable(base, "policy")
     settings = settle(PreferSettings(**TRAINER, method="dpo", policy="policy", comparisons="benchmark"), base, "policy")
     learner = Learner.of(weights, job.steps, settings)
@@ -185,7 +185,7 @@ def groups(job: Job) -> Step:
 def _adapter(base: Base, folder: Path) -> Path:
     """A fresh adapter with a scalar head on the disk, as a workspace holds them."""
     folder.mkdir()
-    adapters.attach(base, "made", RANK, ALPHA, SEED)
+    adapters.attach(base, "made", adapters.Method(rank=RANK, alpha=ALPHA), SEED)
     adapters.save(base, "made", folder)
     adapters.remove(base, "made")
     heads.ScalarHead(base.width, torch.Generator().manual_seed(SEED)).save(folder)

@@ -210,7 +210,7 @@ def train(base: Base, parts: Parts, arm: str, settings: RewardSettings,
     rows = [row for item in parts.train for row in apart(item)] if arm == "shuffled" else parts.train
     settings = settings.model_copy(update={"loss": "plackett-luce" if arm == "plackett-luce" else "pairs"})
     per_epoch = math.ceil(len(parts.train) / settings.batch)
-    adapters.attach(base, "reward", settings.rank, settings.alpha, settings.seed)
+    adapters.attach(base, "reward", adapters.Method(rank=settings.rank, alpha=settings.alpha), settings.seed)
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
     model = RewardModel(base, "reward", head, settings.layout)
     learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))},

@@ -32,7 +32,7 @@ def trees(job: Job) -> ours.Step:
     """Learn `rows` trees. Options: prompt, answer (tokens), answers (K), layout."""
     o = job.options
     base = ours.load(job)
-    adapters.attach(base, "policy", ours.RANK, ours.ALPHA, SEED)
+    adapters.attach(base, "policy", adapters.Method(rank=ours.RANK, alpha=ours.ALPHA), SEED)
     learner = Learner(adapters.trainable(base, "policy"), job.steps, LEARNING_RATE)
     words = cycle(token for row in data.pairs(job.data) for token in row["prompt_ids"])
 

@@ -79,7 +79,7 @@ def test_all_shuffled_pairs_in_one_step_have_the_gradient_of_the_groups(base):
         page([3, 2, 1, 1], "a"), page([3, 1, 2, 3], "b"), page([1, 2, 3], text="name[Bar]")]))
     grouped = items(base, groups)
     settings = RewardSettings(base="x", comparisons="x", name="x", center=0)
-    adapters.attach(base, "reward", 4, 8, 0)
+    adapters.attach(base, "reward", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "reward", size=0.1)
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(0))
     learner = Learner({**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))}, 1, 1e-3)

@@ -34,7 +34,7 @@ def test_adapters_off_equal_the_base_exactly(saved, architecture):
     base = bases.load(str(saved[architecture]))
     bare = states(base)
     for i, name in enumerate(("policy", "reward")):
-        adapters.attach(base, name, 4, 8, seed=i)
+        adapters.attach(base, name, adapters.Method(rank=4, alpha=8), seed=i)
         tiny.shake(base, name, seed=i)
     with adapters.active(base, ""):
         assert torch.equal(states(base), bare)
@@ -54,7 +54,7 @@ def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_its_weights(saved)
     for seed in (3, 3, 4):
         base = bases.load(str(saved["llama"]))
         bare = states(base)
-        adapters.attach(base, "policy", 4, 8, seed)
+        adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), seed)
         with adapters.active(base, "policy"):
             assert torch.equal(states(base), bare)
         weights.append(torch.cat([p.flatten() for p in adapters.parameters(base, "policy").values()]))
@@ -62,7 +62,7 @@ def test_a_fresh_adapter_changes_nothing_and_its_seed_decides_its_weights(saved)
 
 
 def test_lora_is_on_every_linear_layer_of_the_blocks_and_nowhere_else(base):
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     modules = {key.split(".lora_")[0].split(".", 2)[-1] for key in adapters.parameters(base, "policy")}
     linear = {f"{block}.{part}" for block in ("0", "1") for part in (
         "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
@@ -72,7 +72,7 @@ def test_lora_is_on_every_linear_layer_of_the_blocks_and_nowhere_else(base):
 
 def test_roles_nest_and_survive_exceptions(base):
     for i, name in enumerate(("policy", "reward")):
-        adapters.attach(base, name, 4, 8, i)
+        adapters.attach(base, name, adapters.Method(rank=4, alpha=8), i)
         tiny.shake(base, name, seed=i)
     with adapters.active(base, "reward"):
         reward = states(base)
@@ -90,12 +90,12 @@ def test_roles_nest_and_survive_exceptions(base):
 
 def test_only_the_active_adapter_gets_a_gradient(base):
     """Attaching, switching or removing another role in between must not switch its gradients off."""
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "policy")
     weights = adapters.trainable(base, "policy")
     with adapters.active(base, "policy"):
         pass
-    adapters.attach(base, "reward", 4, 8, 1)
+    adapters.attach(base, "reward", adapters.Method(rank=4, alpha=8), 1)
     adapters.copy(base, "policy", "reference")
     for name in ("reward", "reference", ""):
         with adapters.active(base, name), torch.no_grad():
@@ -110,7 +110,7 @@ def test_only_the_active_adapter_gets_a_gradient(base):
 
 def test_a_copy_shares_nothing_with_its_source(base):
     """Checklist 18: the reference is frozen whatever happens to the policy."""
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "policy", 1)
     adapters.copy(base, "policy", "reference")
     with adapters.active(base, "policy"):
@@ -125,7 +125,7 @@ def test_a_copy_shares_nothing_with_its_source(base):
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
 def test_the_saved_directory_is_plain_peft(saved, tmp_path, architecture):
     base = bases.load(str(saved[architecture]))
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "policy")
     adapters.save(base, "policy", tmp_path)
     with adapters.active(base, "policy"), torch.no_grad():
@@ -161,7 +161,7 @@ print(json.dumps([[s.hex() for s in scores], [x.hex() for x in states.flatten().
 def test_a_new_process_gets_bit_equal_scores_and_hidden_states(saved, tmp_path):
     """Checklist 11: adapter, head, gain and bias all travel."""
     base = bases.load(str(saved["llama"]))
-    adapters.attach(base, "reward", 4, 8, 0)
+    adapters.attach(base, "reward", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "reward")
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(5))
     model = RewardModel(base, "reward", head)
@@ -180,7 +180,7 @@ def test_a_new_process_gets_bit_equal_scores_and_hidden_states(saved, tmp_path):
 
 def test_dropout_of_a_foreign_adapter_stays_off(base, tmp_path):
     """Checklist 13."""
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "policy")
     adapters.save(base, "policy", tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -195,7 +195,7 @@ def test_dropout_of_a_foreign_adapter_stays_off(base, tmp_path):
 def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
     """Checklist 11: a lost weight would silently leave a random one in its place."""
     base = bases.load(str(saved["llama"]))
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     adapters.save(base, "policy", tmp_path)
     whole = load_file(tmp_path / adapters.WEIGHTS)
     first = sorted(whole)[0]
@@ -215,7 +215,7 @@ def test_an_adapter_that_does_not_fit_is_refused(saved, tmp_path):
 def test_an_unknown_role_is_refused(base):
     with pytest.raises(ModelError, match='"policy" is not attached'), adapters.active(base, "policy"):
         pass
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     with pytest.raises(ModelError, match='"value" is not attached'), adapters.active(base, "value"):
         pass
 
@@ -246,7 +246,7 @@ def foreign(saved, folder, **options):
 def test_what_no_role_could_switch_off_is_refused(saved, tmp_path, options, why):
     """It would stay on for the bare base and every other adapter."""
     base = bases.load(str(saved["llama"]))
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     bare = states(base)
     with pytest.raises(ModelError, match=why):
         adapters.load(base, "x", foreign(saved, tmp_path, **options))
@@ -284,12 +284,12 @@ def test_a_failed_load_leaves_no_empty_adapter(saved, tmp_path):
 def test_weights_of_the_base_that_learn_go_on_learning(base):
     """PEFT renames them on the way."""
     weight = base.model.model.layers[0].self_attn.q_proj.weight.requires_grad_(True)
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     assert weight.requires_grad and sum(p.requires_grad for p in base.model.parameters()) == 1
 
 
 @pytest.mark.parametrize("name", ["mlp", "layers", "base_layer"])
 def test_an_adapter_may_be_called_like_a_part_of_the_base(base, name):
-    adapters.attach(base, name, 4, 8, 0)
+    adapters.attach(base, name, adapters.Method(rank=4, alpha=8), 0)
     chosen = adapters.parameters(base, name)
     assert len(chosen) == 2 * 7 * 2 and all("lora_" in key for key in chosen)

@@ -55,7 +55,7 @@ def base(request, tmp_path_factory):
     tiny.tokenizer().save_pretrained(folder)
     base = bases.load(str(folder))
     base.folder = folder
-    adapters.attach(base, "one", 4, 8, seed=0)
+    adapters.attach(base, "one", adapters.Method(rank=4, alpha=8), seed=0)
     tiny.shake(base, "one", size=0.1)
     return base
 

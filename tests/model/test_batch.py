@@ -21,7 +21,7 @@ TREES = (
 def double(request, saved):
     """Each architecture in float64 with an adapter that matters."""
     base = bases.load(str(saved[request.param]), dtype=torch.float64)
-    adapters.attach(base, "one", 4, 8, seed=0)
+    adapters.attach(base, "one", adapters.Method(rank=4, alpha=8), seed=0)
     tiny.shake(base, "one")
     return base
 

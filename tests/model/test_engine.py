@@ -10,10 +10,10 @@ from peft import LoraConfig
 
 from tunesmith.contracts import Sampling
 from tunesmith.errors import ModelError, UserError
-from tunesmith.model import adapters
+from tunesmith.model import adapters, tuners
 from tunesmith.model import base as bases
 from tunesmith.model.batch import Tree, build
-from tunesmith.model.engine import LocalEngine, _settled, cut_at_stop
+from tunesmith.model.engine import LocalEngine, settled, cut_at_stop
 from tunesmith.model.scorer import token_logprobs
 from tunesmith.records import Message
 
@@ -24,7 +24,7 @@ PROMPTS = [[5, 6, 7], [9], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [20, 21]]
 def make(folder, ending=0.0):
     """An engine with a strong adapter `m`; `ending` raises the logit of the end of turn, so that rows leave early."""
     base = bases.load(str(folder))
-    adapters.attach(base, "slot", 4, 8, 0)
+    adapters.attach(base, "slot", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "slot", size=0.2)
     plain = base.logits
     bias = torch.zeros(base.model.config.vocab_size)
@@ -133,7 +133,7 @@ def test_adapters_are_chosen_by_name(saved):
 def test_loading_under_a_used_name_replaces_the_adapter(saved, tmp_path):
     base = bases.load(str(saved["llama"]))
     for i in (1, 2):
-        adapters.attach(base, f"made{i}", 4, 8, i)
+        adapters.attach(base, f"made{i}", adapters.Method(rank=4, alpha=8), i)
         tiny.shake(base, f"made{i}", seed=i)
         (tmp_path / str(i)).mkdir()
         adapters.save(base, f"made{i}", tmp_path / str(i))
@@ -267,7 +267,7 @@ def saved_adapters(folder, tmp_path, count=2):
     """Folders of strong adapters of this base."""
     base = bases.load(str(folder))
     for i in range(count):
-        adapters.attach(base, f"made{i}", 4, 8, i)
+        adapters.attach(base, f"made{i}", adapters.Method(rank=4, alpha=8), i)
         tiny.shake(base, f"made{i}", seed=i)
         (tmp_path / str(i)).mkdir()
         adapters.save(base, f"made{i}", tmp_path / str(i))
@@ -299,7 +299,7 @@ def test_engines_on_one_base_and_trainers_keep_their_adapters_apart(saved, tmp_p
     mine = greedy(first, "m")
     second.load("m", two)
     assert greedy(first, "m") == mine != greedy(second, "m")
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     first.use("policy", "policy")
     first.load("policy", two)
     assert greedy(first, "policy") == greedy(second, "m") and "policy" in adapters.names(base)
@@ -310,7 +310,7 @@ def test_engines_on_one_base_and_trainers_keep_their_adapters_apart(saved, tmp_p
 def test_an_adapter_on_the_output_layer_writes_what_it_scores(saved, max_tokens):
     base = bases.load(str(saved["qwen3"]))
     config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
-    adapters._add(base, "slot", config)
+    tuners._add(base, "slot", config)
     tiny.shake(base, "slot", size=0.3)
     made = LocalEngine(base)
     made.use("m", "slot")
@@ -323,9 +323,9 @@ def test_an_adapter_on_the_output_layer_writes_what_it_scores(saved, max_tokens)
 
 def test_half_characters_are_held_back_whole():
     """Byte fallback gives a replacement character per byte; a stop string may go on with the character's first byte."""
-    assert _settled("hi \ufffd\ufffd\ufffd", ()) == "hi "
-    assert _settled("hi a\ufffd", ("aé",)) == "hi "
-    assert _settled("\ufffd a", ()) == "\ufffd a"
+    assert settled("hi \ufffd\ufffd\ufffd", ()) == "hi "
+    assert settled("hi a\ufffd", ("aé",)) == "hi "
+    assert settled("\ufffd a", ()) == "\ufffd a"
 
 
 def test_the_token_level_verbs_refuse_a_prompt_without_room(local):

@@ -21,7 +21,7 @@ def test_tokens_and_logprobs_equal_a_fresh_forward_pass(name, tmp_path, capsys):
     hf.AutoModelForCausalLM.from_config(CONFIGS[name]).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     base = bases.load(str(tmp_path))
-    adapters.attach(base, "one", 4, 8, seed=0)
+    adapters.attach(base, "one", adapters.Method(rank=4, alpha=8), seed=0)
     tiny.shake(base, "one", size=0.1)
     made = LocalEngine(base, rows=2)
     made.use("m", "one")

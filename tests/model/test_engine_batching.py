@@ -7,7 +7,7 @@ from peft import LoraConfig
 from test_engine import ARCHITECTURES, PROMPTS, fresh, make, seeds, talk
 
 from tunesmith.contracts import Sampling
-from tunesmith.model import adapters, cache, engine, scheduler
+from tunesmith.model import adapters, cache, engine, scheduler, tuners
 from tunesmith.model.engine import LocalEngine
 
 RANKS = {"m": 4, "two": 2, "eight": 8}
@@ -16,7 +16,7 @@ RANKS = {"m": 4, "two": 2, "eight": 8}
 def several(made):
     """Adapters of different ranks beside `m`."""
     for name in ("two", "eight"):
-        adapters.attach(made.base, name, RANKS[name], 8, RANKS[name])
+        adapters.attach(made.base, name, adapters.Method(rank=RANKS[name], alpha=8), RANKS[name])
         tiny.shake(made.base, name, seed=RANKS[name], size=0.2)
         made.use(name, name)
     return made
@@ -206,7 +206,7 @@ def test_the_factors_of_few_sets_of_adapters_are_kept(saved):
 def test_an_adapter_that_cannot_share_a_batch_waits_for_one_of_its_own(saved):
     """DoRA: those in the batch go on, then it is alone, then those behind it have their turn."""
     made = make(saved["llama"], ending=-100.0)
-    adapters._add(made.base, "dora", LoraConfig(r=4, target_modules="all-linear", use_dora=True))
+    tuners._add(made.base, "dora", LoraConfig(r=4, target_modules="all-linear", use_dora=True))
     tiny.shake(made.base, "dora")
     made.use("dora", "dora")
     names = ["m", "dora", "m", "dora"]

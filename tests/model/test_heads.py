@@ -16,7 +16,7 @@ from tunesmith.records import Answer, Message, Prompt
 
 @pytest.fixture
 def model(base):
-    adapters.attach(base, "reward", 4, 8, 0)
+    adapters.attach(base, "reward", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "reward")
     return RewardModel(base, "reward", heads.ScalarHead(base.width, torch.Generator().manual_seed(1)))
 
@@ -92,7 +92,7 @@ def test_a_score_does_not_depend_on_batch_mates_order_layout_or_budget(model, mo
 
 def test_an_adapter_without_a_head_is_no_reward_model(base, tmp_path):
     """Checklist 11."""
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     adapters.save(base, "policy", tmp_path)
     with pytest.raises(ModelError, match="not a reward model"):
         RewardModel.load(base, tmp_path)
@@ -100,7 +100,7 @@ def test_an_adapter_without_a_head_is_no_reward_model(base, tmp_path):
 
 def test_answer_logprobs_sum_the_tokens_of_a_plain_forward_pass(saved):
     base = bases.load(str(saved["gpt2"]))
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "policy")
     prompts = [Prompt((Message("user", "hi"),)), Prompt((Message("user", "something longer"),))]
     answers = [Answer("", tokens=(5, 6, 7)), Answer("", tokens=(8,))]

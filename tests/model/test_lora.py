@@ -7,7 +7,7 @@ from peft import LoraConfig
 from peft.tuners import lora as peft_lora
 
 from tunesmith.errors import ModelError
-from tunesmith.model import adapters, lora
+from tunesmith.model import adapters, lora, tuners
 from tunesmith.model import base as bases
 from tunesmith.ops.products import linear
 
@@ -20,7 +20,7 @@ def crowded(request, saved):
     """A base with three adapters of different ranks and strengths."""
     base = bases.load(str(saved[request.param]))
     for seed, (name, rank) in enumerate(RANKS.items()):
-        adapters.attach(base, name, rank, 2.0 + rank, seed)
+        adapters.attach(base, name, adapters.Method(rank=rank, alpha=2.0 + rank), seed)
         tiny.shake(base, name, seed)
     return base
 
@@ -93,7 +93,7 @@ def test_roles_nest_and_unknown_ones_are_refused(crowded):
 def test_attaching_another_adapter_leaves_a_training_one_training(crowded):
     chosen = adapters.trainable(crowded, "policy")
     adapters.copy(crowded, "policy", "reference")
-    adapters.attach(crowded, "late", 4, 8, seed=9)
+    adapters.attach(crowded, "late", adapters.Method(rank=4, alpha=8), seed=9)
     assert all(p.requires_grad for p in chosen.values())
     assert not any(p.requires_grad for n in ("reference", "late", "small") for p in
                    adapters.parameters(crowded, n).values())
@@ -101,7 +101,7 @@ def test_attaching_another_adapter_leaves_a_training_one_training(crowded):
 
 def test_a_dora_adapter_goes_through_peft_and_refuses_to_share_a_batch(base):
     config = LoraConfig(r=4, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM")
-    adapters._add(base, "dora", config)
+    tuners._add(base, "dora", config)
     tiny.shake(base, "dora")
     layer = lora.layers(base.model)[0]
     x = torch.randn(5, 32)

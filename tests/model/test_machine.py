@@ -22,7 +22,7 @@ def base(tmp_path):
 
 def test_parameters_in_products_by_hand(base):
     assert machine.products(base) == ((BODY, 4 * BODY), (HEAD, 4 * HEAD))
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     assert machine.products(base) == ((BODY, 4 * BODY), (HEAD, 4 * HEAD)), "adapters do not belong to the base"
 
 

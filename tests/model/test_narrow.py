@@ -15,7 +15,7 @@ TREES = [Tree(tuple(range(5, 16)), ((20, 21, 22), (30, 31))), Tree((40, 41, 42),
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
 def test_states_and_gradients_at_the_read_positions_are_those_of_the_whole(saved, architecture, way):
     base = bases.load(str(saved[architecture]))
-    adapters.attach(base, "policy", 4, 8, seed=0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), seed=0)
     tiny.shake(base, "policy")
     weights = adapters.trainable(base, "policy")
     base.model.double()

@@ -130,7 +130,7 @@ def test_a_kernel_that_throws_gives_way_to_the_next(tmp_path, capsys, monkeypatc
 
 def test_the_check_runs_inside_inference_with_an_adapter_and_leaves_nothing(tmp_path, capsys):
     llama = tiny.load(tmp_path)
-    adapters.attach(llama, "one", 4, 8, seed=0)
+    adapters.attach(llama, "one", adapters.Method(rank=4, alpha=8), seed=0)
     tiny.shake(llama, "one")
     with torch.inference_mode(), adapters.active(llama, "one"):
         batch.hidden(llama, batch.build(TREES))

@@ -18,7 +18,7 @@ def api(tmp_path, workspace):
 
     def publish(write_to):
         one = base.load(str(folder), spec="tiny")
-        adapters.attach(one, "policy", rank=4, alpha=8, seed=3)
+        adapters.attach(one, "policy", adapters.Method(rank=4, alpha=8), seed=3)
         adapters.save(one, "policy", write_to)
 
     workspace.publish_adapter("real", "policy", {"spec": "tiny", "hash": "0"}, publish, {})

@@ -144,7 +144,7 @@ def test_one_full_training_may_follow_another_but_not_an_adapter(lab, shop):
 
 def test_a_base_in_use_or_in_bf16_is_not_trained(lab):
     base = lab.base()
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     with pytest.raises(ModelError, match="carries adapters"):
         full.trainable(base)
     with pytest.raises(ModelError, match="too coarse"):

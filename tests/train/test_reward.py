@@ -25,7 +25,7 @@ def group(texts, tiers=(), i=0, **kw):
 
 def prepare(lab, dtype=None):
     base = lab.base(dtype)
-    adapters.attach(base, "reward", 4, 8, 0)
+    adapters.attach(base, "reward", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "reward", size=0.1)
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(0))
     if dtype:

@@ -27,7 +27,7 @@ DEMOS = [demo(("user", "a"), ("assistant", "yes")),
 
 def prepare(lab, dtype=None):
     base = lab.base(dtype)
-    adapters.attach(base, "policy", 4, 8, 0)
+    adapters.attach(base, "policy", adapters.Method(rank=4, alpha=8), 0)
     tiny.shake(base, "policy", size=0.1)
     parameters = adapters.trainable(base, "policy")
     return base, Learner(parameters, 10, 1e-3), parameters

@@ -1,43 +1,41 @@
-"""Adapters on the resident base: LoRA through PEFT, saved as PEFT directories.
+"""Adapters of any method on the resident base, saved as PEFT directories.
 
 Roles are names: `policy`, `reference`, `reward`, `value`, or any served adapter. One is active at a time, or none
-(the bare base), or each token of a batch has its own.
+(the bare base), or each token of a batch has its own. What computes an adapter is decided here by its type (`SERVED`),
+and nowhere else.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 from tunesmith.errors import ModelError
-from tunesmith.model import lora
+from tunesmith.model import lora, prefix, tuners
 from tunesmith.model.base import Base, said
+from tunesmith.model.methods import CONFIG, PEFT_TYPE, WEIGHTS, Family, Method
 
-WEIGHTS = "adapter_model.safetensors"
-FOR_EVERY_ROLE = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication",
-                  "alora_invocation_tokens", "arrow_config", "kasa_config", "monteclora_config")
-"""PEFT's options that change the base outside of its LoRA layers, which no role could switch off."""
+__all__ = ["WEIGHTS", "Method", "active", "attach", "copy", "load", "merged", "mixed", "mixture", "names", "parameters",
+           "plain", "remove", "save", "trainable"]
+
+SERVED: dict[str, Family] = {"LORA": tuners, "PREFIX_TUNING": prefix, "PROMPT_TUNING": prefix}
+"""The code for each `peft_type`."""
 
 
-def attach(base: Base, name: str, rank: int, alpha: float, seed: int) -> None:
-    """A fresh LoRA adapter on all linear layers of the blocks; B starts at 0, so nothing changes yet."""
-    transposed = any(isinstance(m, Conv1D) for m in base.model.modules())  # GPT-2
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM",  # type: ignore[arg-type]
-                        fan_in_fan_out=transposed, base_model_name_or_path=base.spec)
-    torch.manual_seed(seed)
-    _add(base, name, config)
+def attach(base: Base, name: str, method: Method, seed: int) -> None:
+    """A fresh adapter; where its method allows, it changes nothing yet.
+
+    Raises:
+        ModelError: the base has no place for it.
+    """
+    family = _family(method.peft_type)
+    _vacate(base, name, family)
+    family.attach(base, name, method, seed)
 
 
 def load(base: Base, name: str, folder: Path) -> None:
@@ -48,61 +46,48 @@ def load(base: Base, name: str, folder: Path) -> None:
             even be read: then what was there stays.
     """
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = False
-        state = load_file(folder / WEIGHTS)
-        _add(base, name, config)
-        _fill(base, name, state)
+        family = _family(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("peft_type"))
+        family.load(base, name, folder)
+        _vacate(base, name, family)
     except ModelError as e:
         raise ModelError(f"adapter {folder}: {e}") from e
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise ModelError(f"adapter {folder}: does not fit base {base.spec}: {said(e)}") from e
 
 
-def _fill(base: Base, name: str, state: dict[str, Tensor]) -> None:
-    """Give the fresh adapter its weights, or take it away again: left at B = 0 it would pass for the bare base."""
-    try:
-        result: Any = set_peft_model_state_dict(base.peft, state, adapter_name=name)
-        if result.unexpected_keys:
-            raise ModelError(f"has weights that base {base.spec} has no place for, {result.unexpected_keys[0]} first")
-        if lacking := sorted(_state(base, name).keys() - state.keys()):
-            raise ModelError(f"lacks weights that base {base.spec} expects, {lacking[0]} first")
-    except BaseException:
-        remove(base, name)
-        raise
-
-
 def copy(base: Base, source: str, target: str) -> None:
     """A second adapter `target` with the same weights; it shares no memory with `source`."""
-    _add(base, target, base.peft.peft_config[source])
-    state = _state(base, source)
-    set_peft_model_state_dict(base.peft, {k: v.clone() for k, v in state.items()}, adapter_name=target)
+    family = _holder(base, source)
+    _vacate(base, target, family)
+    family.copy(base, source, target)
 
 
 def remove(base: Base, name: str) -> None:
     """Drop an adapter from memory."""
-    base.peft.delete_adapter(name)
+    _holder(base, name).remove(base, name)
 
 
 def names(base: Base) -> list[str]:
     """The attached adapters."""
-    return list(base.peft.peft_config) if base.peft is not None else []
+    return [name for family in _families() for name in family.names(base)]
 
 
 def parameters(base: Base, name: str) -> dict[str, nn.Parameter]:
-    """An adapter's weights by their PEFT names, in a fixed order."""
-    mine = re.compile(rf"\.lora_\w+\.{re.escape(name)}(\.|$)")
-    return {key: p for key, p in sorted(base.model.named_parameters()) if mine.search(key)}
+    """An adapter's weights by name, in a fixed order."""
+    return _holder(base, name).parameters(base, name)
+
+
+def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
+    """`parameters`, with gradients on."""
+    chosen = parameters(base, name)
+    for p in chosen.values():
+        p.requires_grad_(True)
+    return chosen
 
 
 def save(base: Base, name: str, folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them."""
-    state = _state(base, name)
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
-    config = base.peft.peft_config[name]
-    was, config.inference_mode = config.inference_mode, True
-    config.save_pretrained(str(folder))
-    config.inference_mode = was
+    _holder(base, name).save(base, name, folder)
 
 
 @contextmanager
@@ -142,7 +127,7 @@ def merged(base: Base, name: str) -> Iterator[None]:
     """
     _attached(base, [name])
     layers = [m for m in lora.layers(base.model) if name in m.lora_A]
-    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if plain(base, name) else name):
+    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if layers and plain(base, name) else name):
         yield
 
 
@@ -151,18 +136,31 @@ def plain(base: Base, name: str) -> bool:
     return all(m.plain(name) for m in lora.layers(base.model) if name in m.lora_A)
 
 
-def trainable(base: Base, name: str) -> dict[str, nn.Parameter]:
-    """`parameters`, with gradients on."""
-    chosen = parameters(base, name)
-    for p in chosen.values():
-        p.requires_grad_(True)
-    return chosen
+def _families() -> list[Family]:
+    return list({id(f): f for f in SERVED.values()}.values())
 
 
-def _state(base: Base, name: str) -> dict[str, Tensor]:
-    """An adapter's tensors by their PEFT names; told not to ask a hub whether the vocabulary has changed."""
-    state: dict[str, Tensor] = get_peft_model_state_dict(base.peft, adapter_name=name, save_embedding_layers=False)
-    return state
+def _family(peft_type: str) -> Family:
+    if peft_type not in SERVED:
+        raise ModelError(f"is a PEFT adapter of type {peft_type}; Tunesmith runs {', '.join(PEFT_TYPE)}")
+    return SERVED[peft_type]
+
+
+def _holder(base: Base, name: str) -> Family:
+    """The family that holds an attached adapter."""
+    for family in _families():
+        if name in family.names(base):
+            return family
+    raise ModelError(f'adapter "{name}" is not attached')
+
+
+def _vacate(base: Base, name: str, family: Family) -> None:
+    """Take the name from an adapter of another family."""
+    if "." in name:
+        raise ModelError(f'adapter name "{name}" may not contain a dot')
+    for other in _families():
+        if other is not family and name in other.names(base):
+            other.remove(base, name)
 
 
 @contextmanager
@@ -177,41 +175,3 @@ def _role(base: Base, role: str | lora.Mixture | lora.Merged) -> Iterator[None]:
 def _attached(base: Base, wanted: Collection[str]) -> None:
     if lacking := [n for n in wanted if n and n not in names(base)]:
         raise ModelError(f'adapter "{lacking[0]}" is not attached')
-
-
-def _add(base: Base, name: str, config: Any) -> None:
-    if "." in name:
-        raise ModelError(f'adapter name "{name}" may not contain a dot')
-    _refuse(base, config)
-    if name in names(base):
-        remove(base, name)  # the same role in a second run on this base
-    config._register_custom_module({lora.Dense: lora.LoraLinear, Conv1D: lora.LoraLinear})
-    learning = {id(p) for p in base.model.parameters() if p.requires_grad}  # PEFT renames them
-    if base.peft is None:
-        peft: PeftModel = get_peft_model(base.model, config, adapter_name=name)
-        base.peft = peft
-    else:
-        base.peft.add_adapter(name, config)
-    for layer in lora.layers(base.model):
-        layer.switch = base.switch
-    for p in base.model.parameters():
-        p.requires_grad_(id(p) in learning)  # PEFT turns gradients on and off with its own idea of what is active
-    base.model.eval()
-
-
-def _refuse(base: Base, config: Any) -> None:
-    """Only what `LoraLinear` computes can be switched by role: anything else would stay on for the bare base too."""
-    if config.peft_type != PeftType.LORA:
-        raise ModelError(f"is a PEFT adapter of type {config.peft_type.value}; Tunesmith runs LoRA and its variants")
-    if option := next((o for o in FOR_EVERY_ROLE if getattr(config, o, None)), ""):
-        raise ModelError(f"was trained with {option}, which changes the base for every role; train it without")
-    if config.bias != "none":
-        raise ModelError(f'was trained with bias="{config.bias}", which changes the base for every role; use "none"')
-    if config.init_lora_weights not in (True, False, "gaussian"):
-        raise ModelError(f'was trained with init_lora_weights="{config.init_lora_weights}", which may rewrite the '
-                         "base's weights; convert it to plain LoRA with PEFT or use another start")
-    if config.target_modules == "all-linear":
-        return
-    for key, module in base.model.named_modules():
-        if check_target_module_exists(config, key) and not isinstance(module, lora.Dense | lora.LoraLinear | Conv1D):
-            raise ModelError(f"adapts {key}, a {type(module).__name__}; only linear layers can be switched by role")

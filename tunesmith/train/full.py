@@ -17,7 +17,7 @@ from torch import nn
 from tunesmith.errors import ModelError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.settings import RewardSettings, SftSettings
+from tunesmith.settings import Lora, RewardSettings, SftSettings
 from tunesmith.store.workspace import Adapter
 
 FOLDER = "model"
@@ -32,16 +32,23 @@ def start(base: Base, slot: str, settings: SftSettings | RewardSettings, parent:
     Raises:
         ModelError: see `trainable`; or `parent` is an adapter, and a base is to be trained.
     """
-    if settings.adapter == "lora":
+    if settings.adapter != "full":
         if parent and parent.base.get("kind") != "full":
             adapters.load(base, slot, parent.path)  # its rank goes on
         else:
-            adapters.attach(base, slot, settings.rank, settings.alpha, settings.seed)
+            adapters.attach(base, slot, method(settings), settings.seed)
         return slot, adapters.trainable(base, slot)
     if parent and parent.base.get("kind") != "full":
         raise ModelError(f"{parent} is an adapter, and --adapter full trains a base: start from its base, or from a "
                          "model that was itself trained with --adapter full")
     return "", trainable(base, head)
+
+
+def method(settings: Lora) -> adapters.Method:
+    """The adapter that the settings describe; beside a full model lies LoRA."""
+    kind = "lora" if settings.adapter == "full" else settings.adapter
+    return adapters.Method(kind, settings.rank, settings.alpha, settings.rslora, settings.targets, settings.bottleneck,
+                           settings.virtual_tokens, settings.init_text)
 
 
 def finish(base: Base, slot: str, settings: SftSettings | RewardSettings) -> Callable[[Path], None]:
@@ -76,6 +83,6 @@ def save(base: Base, folder: Path, settings: SftSettings | RewardSettings) -> No
     """Write the base as a model directory, and a fresh adapter on it."""
     base.model.save_pretrained(folder / FOLDER)
     base.tokenizer.save_pretrained(folder / FOLDER)
-    adapters.attach(base, "fresh", settings.rank, settings.alpha, settings.seed)
+    adapters.attach(base, "fresh", method(settings), settings.seed)
     adapters.save(base, "fresh", folder)
     adapters.remove(base, "fresh")
