@@ -82,7 +82,7 @@ class Plan:
 
     @cached_property
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per token: the number of its span [T], those of the spans above (or its own) [levels, T], its position [T]."""
+        """Per token: the number of its span [T], those of the spans above (or it again) [levels, T], its position."""
         number = {(s.start, s.end): i for i, s in enumerate(self.spans)}
         lengths = torch.tensor([s.end - s.start for s in self.spans])
         lines = [self.above(s) for s in self.spans]

@@ -18,7 +18,6 @@ from torch import Tensor
 from tunesmith.errors import ModelError
 from tunesmith.model import attention, lora, narrow
 from tunesmith.model.chat import Chat
-from tunesmith.model.virtual import Virtual
 from tunesmith.ops.logprobs import Head
 
 HEAD_TOLERANCE = 1e-2
@@ -41,7 +40,7 @@ class Base:
         self.chat = Chat(tokenizer)
         self.peft: Any = None  # this and the next belong to model.adapters
         self.switch = lora.Switch()
-        self.virtual: dict[str, Virtual] = {}  # by adapter; this and the next belong to model.prefix
+        self.virtual: dict[str, Any] = {}  # by adapter; this and the next belong to model.prefix
         self.takes_virtual: set[bool] = set()
         narrow.install(model.base_model, self.switch)
         self.takes_trees: bool | None = None  # this and the next are found out by model.batch on first use

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import DynamicCache
 
 from tunesmith.errors import ModelError
@@ -66,7 +66,7 @@ def load(base: Base, name: str, folder: Path) -> None:
 
 def copy(base: Base, source: str, target: str) -> None:
     """The same weights under another name, sharing no memory."""
-    made = base.virtual[source]
+    made: Virtual = base.virtual[source]
     weight = nn.Parameter(made.weight.detach().clone(), requires_grad=False)
     _put(base, target, Virtual(made.config, weight, made.heads))
 
@@ -88,7 +88,7 @@ def parameters(base: Base, name: str) -> dict[str, nn.Parameter]:
 
 def save(base: Base, name: str, folder: Path) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them."""
-    made = base.virtual[name]
+    made: Virtual = base.virtual[name]
     save_file({KEY: made.weight.detach().cpu().contiguous()}, folder / WEIGHTS)
     made.config.save_pretrained(str(folder))
 

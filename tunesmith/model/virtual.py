@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-if TYPE_CHECKING:
-    from tunesmith.model.base import Base
+from tunesmith.model.base import Base
 
 
 @dataclass(eq=False, slots=True)
@@ -67,7 +66,8 @@ class Given(Cache):
 def active(base: Base) -> Virtual | None:
     """The virtual tokens of the active adapter, if it has any."""
     role = base.switch.role
-    return base.virtual.get(role) if isinstance(role, str) else None
+    found: Virtual | None = base.virtual.get(role) if isinstance(role, str) else None
+    return found
 
 
 def inputs(base: Base, tokens: Tensor, stands: Sequence[Stand], cache: Cache | None = None) -> dict[str, Any]:
