@@ -30,6 +30,8 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "reward": (settings.RewardSettings, ()),
     "ppo": (settings.PpoSettings, ()),
     "prefer": (settings.PreferSettings, ()),
+    "adapters merge": (settings.MergeSettings, ("adapters",)),
+    "adapters transfer": (settings.TransferSettings, ("adapters",)),
     "evaluate": (settings.EvaluateSettings, ("models",)),
     "serve": (settings.ServeSettings, ()),
 }
@@ -37,7 +39,7 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
 
 LISTINGS = {
     "runs": ("training runs", ("ls", "show", "resume")),
-    "adapters": ("adapters and where they come from", ("ls", "show")),
+    "adapters": ("adapters: where they come from, in and out", ("ls", "show", "export", "import", "rm")),
     "data": ("datasets and sets of answers", ("ls", "show", "export")),
 }
 
@@ -84,6 +86,17 @@ def parser() -> Parser:
             command.add_argument("--out", metavar="PATH", default="", help="export: the new file or folder")
             command.add_argument("--names", action="store_true", help="export: keep the labelers' names")
             command.add_argument("--licence", metavar="NAME", default="", help="export: for the card")
+        if noun == "adapters":
+            command.add_argument("--format", metavar="NAME", default="peft", help="export: peft, vllm (PEFT that vLLM "
+                                 "serves), merged (a transformers model), gguf-lora, gguf-base, gguf (default: peft)")
+            command.add_argument("--out", metavar="PATH", default="", help="export: the new file or folder")
+            command.add_argument("--precision", metavar="{fp32,fp16,bf16,q8_0}", default="bf16",
+                                 choices=("fp32", "fp16", "bf16", "q8_0"), help="export: of a whole model's weights; "
+                                 "q8_0 for GGUF alone (default: bf16)")
+            command.add_argument("--licence", metavar="NAME", default="", help="export: of the adapter, for the card")
+            command.add_argument("--name", metavar="NAME", default="", help="import: the adapter's name here")
+            command.add_argument("--base", metavar="NAME", default="", help="import: default: the one that the folder "
+                                 "names")
         _common(command)
     _add_team(verbs)
     _common(verbs.add_parser("doctor", help="what this machine can do, what is missing, how to get it"))
@@ -96,7 +109,7 @@ def _add_team(verbs: Any) -> None:
     keys.add_argument("action", choices=("ls", "create", "revoke"), nargs="?", default="ls")
     keys.add_argument("which", nargs="?", default="", help="create: what will use the key; revoke: its id")
     keys.add_argument("--scopes", nargs="*", metavar="NAME", default=("chat",),
-                      help="rank, read, data, manage, chat (default: chat)")
+                      help="rank, read, data, manage, chat, files, fine_tuning (default: chat)")
     keys.add_argument("--account", metavar="NAME", default="me", help="whose key; a new account is a program's "
                       "(default: me)")
     keys.add_argument("--days", type=float, metavar="X", default=0, help="until it expires (default: never)")
@@ -134,6 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     top = parser()
+    pair = next((i for i, two in enumerate(zip(argv, argv[1:])) if " ".join(two) in FROM_SETTINGS), None)
+    if pair is not None:  # a verb of two words
+        argv = [*argv[:pair], " ".join(argv[pair:pair + 2]), *argv[pair + 2:]]
     command, unknown = top.parse_known_args(argv)
     if unknown:
         verb: Parser = next(a for a in top._actions if a.dest == "command").choices[command.command]  # type: ignore
@@ -355,10 +371,61 @@ def _adapters(command: argparse.Namespace, terminal: Terminal) -> None:
         rows = [{"adapter": str(a), "role": a.role, "base": a.base["spec"], "created": a.created}
                 for a in workspace.adapters()]
         return terminal.result({"adapters": rows}, table(rows))
+    if command.action in _MOVES:
+        return _MOVES[command.action](command, terminal)
     a = workspace.adapter(_which(command))
     shown = {"adapter": str(a), "role": a.role, "path": str(a.path), "base": dict(a.base), "lineage": dict(a.lineage),
              "cost of it and all that it was made from": cost.lineage(workspace, a)}
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
+
+
+def _export_adapter(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    if not command.out:
+        raise SettingsError("tunesmith adapters export NAME needs --out PATH")
+    path = rounds.export(_shop(command, terminal), _which(command), command.format, command.out, command.precision,
+                         command.licence)
+    terminal.result({"path": str(path), "format": command.format}, f"{path}: {command.which} as {command.format}")
+
+
+def _import_adapter(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    if not command.name:
+        raise SettingsError("tunesmith adapters import FOLDER needs --name NAME")
+    adapter = rounds.import_adapter(_shop(command, terminal), _which(command), command.name, command.base)
+    terminal.result({"adapter": str(adapter), "path": str(adapter.path)}, f"{adapter} is ready: {adapter.path}")
+
+
+def _remove_adapter(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith.store import removal
+
+    adapter = removal.remove_adapter(_shop(command, terminal).workspace, _which(command))
+    terminal.result({"removed": str(adapter)}, f"{adapter} is removed")
+
+
+_MOVES = {"export": _export_adapter, "import": _import_adapter, "rm": _remove_adapter}
+
+
+def _merge(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import library
+
+    adapter = library.merge(_shop(command, terminal), _settings(command))
+    made = adapter.lineage["merged"]
+    parts = ", ".join(f"{weight:.3g} x {name}" for name, weight in made["weights"].items())
+    lost = f"; {made['lost']:.1%} of the change lost" if made.get("lost") else ""
+    terminal.result({"adapter": str(adapter), "path": str(adapter.path), **made},
+                    f"{adapter} is ready: {adapter.path}\n{made['how']} of {parts}, rank {made['rank']}{lost}")
+
+
+def _transfer(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import library
+
+    rows = library.transfer(_shop(command, terminal), _settings(command))
+    terminal.result({"rows": [row.to_dict() for row in rows]}, "\n".join(
+        [table(library.table(rows)), "nats per token; * is what a new adapter for this data should start from "
+         "(--after), base: nothing helps for sure"]))
 
 
 def _data(command: argparse.Namespace, terminal: Terminal) -> None:
@@ -479,5 +546,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
     "quickstart": _quickstart, "import": _import, "sft": _train("sft"), "collect": _collect, "studio": _studio,
     "reward": _train("reward"), "ppo": _train("ppo"), "prefer": _train("prefer"), "evaluate": _evaluate,
     "serve": _serve, "runs": _runs, "adapters": _adapters, "data": _data, "keys": _keys, "team": _team,
-    "doctor": _doctor,
+    "doctor": _doctor, "adapters merge": _merge, "adapters transfer": _transfer,
 }

@@ -6,33 +6,38 @@ of its own are one and the same. Left out until rounds land: schedules, adoption
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
 from tunesmith.contracts import Engine, Progress, Sampling, Scorer
-from tunesmith.errors import NotFound, SettingsError, UserError
+from tunesmith.errors import DataError, NotFound, SettingsError, UserError
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate.compare import Checks, answer_all, compare, save
 from tunesmith.evaluate.report import Metric
 from tunesmith.feedback.agreement import agreement, self_consistency
 from tunesmith.feedback.consensus import Agreed, agree, flip_rate
+from tunesmith.feedback.grading import Question, Reply
 from tunesmith.feedback.groups import ranked
 from tunesmith.records import Answer, AnswerGroup, Demonstration, Prompt
 from tunesmith.settings import (
     CollectSettings,
     EvaluateSettings,
     ImportSettings,
+    Lora,
     Optimization,
     PpoSettings,
     PreferSettings,
     RewardSettings,
+    Settings,
     SftSettings,
 )
 from tunesmith.statistics import mean_interval
@@ -44,6 +49,8 @@ from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
 if TYPE_CHECKING:
     from tunesmith.model.base import Base
     from tunesmith.model.engine import LocalEngine
+    from tunesmith.service.graders import RemoteModel
+    from tunesmith.train.grpo import Scoring
 
 REWARD = Metric("reward", "Reward model's score", "", "higher", help="what training maximised; it does not judge")
 
@@ -299,17 +306,110 @@ def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter
 
 
 def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> Adapter:
-    """Rankings or thumbs, or a reward model -> a better policy, without a value function."""
+    """Rankings or thumbs, or a reward model or a grader -> a better policy, without a value function."""
     from tunesmith.train import dpo, grpo, kto
 
+    if settings.grader:  # the run must not depend on a file that may change
+        settings = settings.model_copy(update={"grader": json.dumps(_grader_spec(settings.grader))})
     base = shop.base_of(settings.policy, "", settings)
+    scoring = _scoring(shop.workspace, base, settings) if settings.grader else None
     with shop.progress(settings.method) as progress:
         if settings.method in ("grpo", "rloo"):
-            return grpo.train(shop.workspace, base, settings, resume=resume, progress=progress)
+            return grpo.train(shop.workspace, base, settings, scoring=scoring, resume=resume, progress=progress)
         found = agreed(shop.workspace, settings)
-        trainer = dpo.train if settings.method == "dpo" else kto.train
-        return trainer(shop.workspace, base, settings, found.groups, about=found.about, resume=resume,
-                       progress=progress)
+        known: dict[str, Any] = {"about": found.about, "resume": resume, "progress": progress}
+        if settings.method == "kto":
+            return kto.train(shop.workspace, base, settings, found.groups, **known)
+        unseen = agree(comparisons(shop.workspace, settings.valid), "none").groups if settings.valid else ()
+        return dpo.train(shop.workspace, base, settings, found.groups, unseen=unseen, **known)
+
+
+def _grader_spec(grader: str) -> Any:
+    """The JSON of `--grader`: a file, or the JSON itself.
+
+    Raises:
+        DataError: not to be read, not JSON.
+    """
+    try:
+        return json.loads(grader if grader.lstrip().startswith("{") else Path(grader).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise DataError(f"cannot be read: {e.strerror}", grader) from e
+    except (ValueError, RecursionError) as e:
+        raise DataError(f"is not JSON: {e}", grader[:80]) from e
+
+
+def _scoring(workspace: Workspace, base: Base, settings: PreferSettings) -> Scoring:
+    """The judge of `prefer --grader`. Model graders ask adapters on the same base, or the bare base, or endpoints.
+
+    Raises:
+        GraderError: no grader, or a model that nobody here answers for.
+        DataError: a row of the prompts lacks a field that the grader reads.
+    """
+    from tunesmith.feedback.graders import GraderScorer, check_rows, parse
+    from tunesmith.service import graders
+    from tunesmith.train.grpo import Scoring
+
+    grader = parse(json.loads(settings.grader))
+    check_rows(grader, _limited(workspace.dataset(settings.prompts), 0), settings.prompts)
+    served = {name for a in workspace.adapters() if a.role == "policy" and a.base["hash"] == base.hash
+              for name in (a.name, str(a))}
+    own = {name for name in grader.models() if name in (served | {"base", base.spec})}
+    engine = _engine(base, workspace, sorted(own & served))
+
+    def answers(question: Question) -> Reply:
+        name = question.model if question.model in served else ""
+        said = engine.sample([question.spelled_out], graders.drawn(question, 256), model=name)[0][0]
+        return Reply(said.text, question.model, len(said.tokens))
+
+    if settings.endpoint:
+        find = partial(_grading_endpoint, workspace, settings)
+        for name in grader.models() - own:
+            find(name)  # says now what is wrong with it
+    else:
+        find = graders.of_workspace(workspace)
+        graders.check_models(grader, workspace, own)
+    ask = graders.asker({name: answers for name in own}, find)
+    scorer = GraderScorer(grader, ask, at_once=graders.AT_ONCE if grader.models() and not own else 1)
+    return Scoring(scorer, {"grader": grader.spec}, scorer.figures)
+
+
+def _grading_endpoint(workspace: Workspace, settings: PreferSettings, model: str) -> RemoteModel:
+    """`--endpoint` for one model. An address typed at the shell may lie in private networks, as the shell does."""
+    from tunesmith.service.graders import RemoteModel
+    from tunesmith.service.outbound import Policy
+    from tunesmith.store.endpoints import Endpoint, find_endpoint
+
+    if "://" in settings.endpoint:
+        return RemoteModel(Endpoint("typed", settings.endpoint, model, settings.key), Policy(private=None))
+    known = find_endpoint(workspace, settings.endpoint)
+    return RemoteModel(replace(known, model=model, key_variable=settings.key or known.key_variable))
+
+
+def export(shop: Shop, name: str, format: str, out: str, precision: str = "bf16", licence: str = "") -> Path:
+    """Adapter -> a folder or file that another program loads."""
+    from tunesmith.model import export as exporter
+
+    adapter = shop.workspace.adapter(name)
+    learned = {d.name: d.licence for d in shop.workspace.datasets() if d.name in adapter.lineage.get("data", {})}
+    job = exporter.Job(adapter, shop._folder(str(adapter.base["spec"])), format, precision,  # type: ignore[arg-type]
+                       licence, learned)
+    with shop.progress("export") as progress:
+        return exporter.export(job, Path(out), progress)
+
+
+def import_adapter(shop: Shop, folder: str, name: str, spec: str = "") -> Adapter:
+    """A PEFT folder from elsewhere -> adapter, after it was held against its base (`spec`, or what the folder says)."""
+    from tunesmith.model import export as exporter
+
+    found = exporter.read(Path(folder))
+    base = shop.base(spec or found.spec)
+    inputs = {"base": base.hash, "weights": found.fingerprint}
+    check = exporter.checked(found, base)
+    run = shop.workspace.start_run("import", {"folder": folder, "name": name}, 0, inputs)
+    lineage = {"run": run.id, "data": {}, "parents": {}, "settings": {}, "imported": {**found.told, **inputs}}
+    adapter = shop.workspace.publish_adapter(name, found.role, base.describe(), check, lineage)
+    run.finish("finished", {"adapter": str(adapter)})
+    return adapter
 
 
 def resume(shop: Shop, run: Run) -> Adapter:
@@ -318,13 +418,38 @@ def resume(shop: Shop, run: Run) -> Adapter:
     Raises:
         UserError: nothing to resume in this kind of run.
     """
-    steps: dict[str, Any] = {"sft": (sft, SftSettings), "reward": (reward, RewardSettings), "ppo": (ppo, PpoSettings),
-                             "prefer": (prefer, PreferSettings)}
-    if run.command not in steps:
+    if run.command not in STEPS:
         raise UserError(f"run {run.id} is a {run.command}; only sft, reward, ppo and prefer runs can be resumed")
-    step, settings = steps[run.command]
+    step, settings = STEPS[run.command]
     adapter: Adapter = step(shop, settings.model_validate(run.settings), run)
     return adapter
+
+
+STEPS: dict[str, tuple[Any, type[Settings]]] = {
+    "sft": (sft, SftSettings), "reward": (reward, RewardSettings), "ppo": (ppo, PpoSettings),
+    "prefer": (prefer, PreferSettings)}
+"""The steps that are runs, by their command, with their settings."""
+
+
+def train(shop: Shop, command: str, settings: Settings, run: Run | None, progress: Progress) -> Adapter:
+    """Any step that is a run, or going on with it; `progress` hears of every step."""
+    told = replace(shop, progress=lambda _: nullcontext(progress))
+    if run:
+        return resume(told, run)
+    adapter: Adapter = STEPS[command][0](told, settings)
+    return adapter
+
+
+def fresh(shop: Shop, spec: str, name: str, seed: int = 0) -> Adapter:
+    """A LoRA adapter that changes nothing, for methods that start from an adapter, on a bare base."""
+    from tunesmith.model import adapters
+    from tunesmith.train import full
+
+    base = shop.base(spec)
+    adapters.attach(base, "policy", full.method(Lora()), seed)
+    return shop.workspace.publish_adapter(
+        name, "policy", base.describe(), lambda folder: adapters.save(base, "policy", folder),
+        {"data": {}, "parents": {}, "seed": seed})
 
 
 def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> dict[str, list[Answer]]:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -59,7 +60,19 @@ def load(folder: Path, device: torch.device) -> ScalarHead:
     if not (folder / FILE).is_file():
         raise ModelError(f"{folder.parent.name}@{folder.name} has no scalar head, so it is not a reward model; make "
                          "one with: tunesmith reward")
-    state = load_file(folder / FILE)
-    head = ScalarHead(state["linear.weight"].shape[1])
-    head.load_state_dict(state)
-    return head.to(device)
+    return read(folder / FILE).to(device)
+
+
+def read(file: Path) -> ScalarHead:
+    """The head in a file.
+
+    Raises:
+        ModelError: it holds something else.
+    """
+    try:
+        state = load_file(file)
+        head = ScalarHead(state["linear.weight"].shape[1])
+        head.load_state_dict(state)
+    except (SafetensorError, KeyError, IndexError, RuntimeError) as e:
+        raise ModelError(f"{file} holds no scalar head: {e}") from e
+    return head

@@ -369,7 +369,7 @@ class Workspace:
         """
         stem, version = split_version(name)
         with self.database.read() as c:
-            rows = c.execute(sa.select(db.adapters.c.name, db.adapters.c.version)).all()
+            rows = c.execute(sa.select(db.adapters.c.name, db.adapters.c.version).where(not_removed())).all()
         versions = [row.version for row in rows if row.name == stem]
         if not versions:
             raise NotFound(f'no adapter "{stem}"{nearest(stem, {row.name for row in rows})}')
@@ -382,10 +382,22 @@ class Workspace:
         except Damaged as e:
             raise ModelError(f"adapter {stem}@{path.name} is damaged: {e}; use another version or train again") from e
 
+    def find_adapter(self, name: str) -> Adapter | None:
+        """As `adapter`, without a look at its files, and as quick among a thousand; None if there is none."""
+        stem, version = split_version(name)
+        query = (sa.select(db.adapters).where(not_removed()).filter_by(name=stem)
+                 .order_by(db.adapters.c.version.desc()).limit(1))
+        with self.database.read() as c:
+            row = c.execute(query if version is None else query.filter_by(version=version)).first()
+        if row is None:
+            return None
+        return _adapter(self.root / "adapters" / row.name / str(row.version), json.loads(row.about))
+
     def adapters(self) -> list[Adapter]:
         """All versions of all adapters, oldest first."""
         with self.database.read() as c:
-            rows = c.execute(sa.select(db.adapters).order_by(db.adapters.c.created, db.adapters.c.seq)).all()
+            rows = c.execute(sa.select(db.adapters).where(not_removed())
+                             .order_by(db.adapters.c.created, db.adapters.c.seq)).all()
         return [_adapter(self.root / "adapters" / row.name / str(row.version), json.loads(row.about)) for row in rows]
 
     # ---- runs
@@ -461,6 +473,11 @@ class Workspace:
             self.database.write(lambda c: insert_once(
                 c, db.adapters, {"name": path.parent.name, "version": int(path.name)},
                 {"about": pack(about), "created": about["created"]}))
+
+
+def not_removed() -> sa.ColumnElement[bool]:
+    """Which rows of adapters are not of removed ones: those stay, so that no version number is used twice."""
+    return db.adapters.c.about.not_like('{"removed"%')
 
 
 def _database_of(root: Path, wanted: str) -> str:
