@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from tunesmith.model.attention import Span
+
 SPARE = 64
 """Places for answer tokens that a slot has from the start."""
 
@@ -30,13 +32,21 @@ class Prefix:
         """A copy that does not keep alive the batch in which it was computed."""
         return Prefix(self.keys.clone(), self.values.clone(), self.state.clone())
 
+    def below(self, other: Prefix) -> Prefix:
+        """Itself behind what stands above it in the stream."""
+        return Prefix(torch.cat([other.keys, self.keys], 2), torch.cat([other.values, self.values], 2), self.state)
 
-def prefixes(cache: DynamicCache, lengths: list[int], states_TD: Tensor) -> list[Prefix]:
-    """Cut a flat stream of prompts into its prompts."""
+
+def prefixes(cache: DynamicCache, spans: Sequence[Span], states_TD: Tensor) -> list[Prefix]:
+    """Cut a flat stream of prompts into its prompts, each with the virtual tokens above it."""
     layers: Any = cache.layers
     keys, values = (torch.stack(parts) for parts in zip(*((x.keys[0], x.values[0]) for x in layers)))
+    lengths = [s.end - s.start for s in spans]
     cuts = zip(keys.split(lengths, 2), values.split(lengths, 2), states_TD.split(lengths))
-    return [Prefix(k, v, s[-1]) for k, v, s in cuts]
+    found = {(s.start, s.end): Prefix(k, v, x[-1]) for s, (k, v, x) in zip(spans, cuts)}
+    above = {s.context for s in spans}
+    return [part if s.context is None else part.below(found[s.context])
+            for s, part in zip(spans, found.values()) if (s.start, s.end) not in above]
 
 
 class SlotCache(Cache):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -22,9 +23,17 @@ from tunesmith.model.attention import Span, layout
 from tunesmith.model.base import Base, said
 from tunesmith.model.batch import TOLERANCE, Tree, build, hidden, words
 from tunesmith.model.cache import Prefix, SlotCache, prefixes
+from tunesmith.model.virtual import Stand, Virtual, inputs
 
 Weights = Callable[[Sequence[str]], AbstractContextManager[None]]
 """Forward passes inside use these adapters, one name per token."""
+
+Ahead = Callable[[str], Virtual | None]
+"""The virtual tokens that an adapter puts before its prompts."""
+
+
+def nothing(model: str) -> None:
+    """`Ahead` where no adapter has virtual tokens."""
 
 
 @dataclass(eq=False, slots=True)
@@ -41,6 +50,7 @@ class Prompt:
 class Rows(Protocol):
     """B rows in the order in which they came."""
 
+    ahead: Ahead
     refills: bool
     """Whether prompts may come while rows are being written."""
 
@@ -69,8 +79,8 @@ class SlotRows:
 
     refills = True
 
-    def __init__(self, base: Base):
-        self.base = base
+    def __init__(self, base: Base, ahead: Ahead = nothing):
+        self.base, self.ahead = base, ahead
         self.cache = SlotCache(base.context)
         self._windows = windows(base.model.config)
 
@@ -103,16 +113,36 @@ class SlotRows:
         return self.cache.leave(rows)
 
     def _prefill(self, prompts: Sequence[Prompt], weights: Weights) -> list[Prefix]:
-        lengths = [len(p.tokens) for p in prompts]
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        spans = tuple(Span(end - length, end) for end, length in zip(ends, lengths))
+        """One flat stream. Virtual tokens stand above the prompts of their adapter, and go with each into its slots."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        models: list[str] = []
+        spans: list[Span] = []
+        stands: list[Stand] = []
+
+        def add(part: Sequence[int], model: str, begin: int = 0, above: tuple[int, int] | None = None) -> None:
+            spans.append(Span(len(tokens), len(tokens) + len(part), above))
+            tokens.extend(part)
+            positions.extend(range(begin, begin + len(part)))
+            models.extend([model] * len(part))
+
+        for virtual, group in groupby(prompts, lambda p: self.ahead(p.model)):
+            below = list(group)
+            if virtual is None:
+                for prompt in below:
+                    add(prompt.tokens, prompt.model)
+                continue
+            above = len(tokens), len(tokens) + virtual.tokens
+            stands.append((0, len(tokens), virtual))
+            add([self.base.pad] * virtual.tokens, below[0].model)
+            for prompt in below:
+                add(prompt.tokens, prompt.model, virtual.tokens, above)
         device, cache = self.base.device, DynamicCache()
-        ids = torch.tensor([[t for p in prompts for t in p.tokens]], device=device)
-        positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
-        kernel = self.base.kernel if len(prompts) > 1 else "blocks"  # a single prompt is one SDPA call
-        with weights([p.model for p in prompts for _ in p.tokens]), layout(spans, kernel):
-            out = self.base.trunk(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
-        return prefixes(cache, lengths, out.last_hidden_state[0])
+        ids, places = (torch.tensor([x], device=device) for x in (tokens, positions))
+        kernel = self.base.kernel if len(spans) > 1 else "blocks"  # a single prompt is one SDPA call
+        with weights(models), layout(spans, kernel):
+            out = self.base.trunk(**inputs(self.base, ids, stands, cache), position_ids=places, use_cache=True)
+        return prefixes(cache, spans, out.last_hidden_state[0])
 
 
 class PaddedRows:
@@ -120,21 +150,24 @@ class PaddedRows:
 
     refills = False
 
-    def __init__(self, base: Base):
-        self.base = base
+    def __init__(self, base: Base, ahead: Ahead = nothing):
+        self.base, self.ahead = base, ahead
         self._cache = DynamicCache()
         self._mask = self._position = torch.empty(0)
 
     def read(self, prompts: Sequence[Prompt], weights: Weights) -> Tensor:
         """Only when no row is left."""
-        base, device, width = self.base, self.base.device, max(len(p.tokens) for p in prompts)
+        base, device, virtual = self.base, self.base.device, [self.ahead(p.model) for p in prompts]
+        lengths = [len(p.tokens) + (v.tokens if v else 0) for p, v in zip(prompts, virtual)]
+        width = max(lengths)
         ids = torch.tensor([[base.pad] * (width - len(p.tokens)) + list(p.tokens) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - n) + [1] * n for n in lengths], device=device)
+        stands = [(i, width - n, v) for i, (n, v) in enumerate(zip(lengths, virtual)) if v]
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         self._cache = DynamicCache(config=base.model.config)
         with weights([p.model for p in prompts for _ in range(width)]):
-            out = base.trunk(input_ids=ids, attention_mask=mask, position_ids=positions,
-                             past_key_values=self._cache, use_cache=True)
+            out = base.trunk(**inputs(base, ids, stands, self._cache), attention_mask=mask, position_ids=positions,
+                             use_cache=True)
         rows = torch.tensor([i for i, p in enumerate(prompts) for _ in range(p.copies)], device=device)
         self._cache.batch_select_indices(rows)
         self._mask, self._position = mask[rows], positions[rows, -1:]

@@ -20,6 +20,7 @@ from tunesmith.model import adapters, lora
 from tunesmith.model.base import Base
 from tunesmith.model.decoding import PaddedRows, Rows, SlotRows, takes_slots
 from tunesmith.model.scheduler import Request, Scheduler
+from tunesmith.model.virtual import Virtual
 from tunesmith.records import Answer, Conversation
 
 MERGE = 48
@@ -70,6 +71,14 @@ class LocalEngine:
             self._own.remove(before)
         self._own.add(slot)
 
+    def drop(self, name: str) -> None:
+        """Forget a model that is in no batch; its memory is freed if `load` made it."""
+        slot = self._slots.pop(name, "")
+        self._forget()
+        if slot in self._own and slot not in self._slots.values():
+            adapters.remove(self.base, slot)
+            self._own.remove(slot)
+
     def use(self, name: str, slot: str) -> None:
         """Let `name` mean an adapter that is attached already (the trainer's policy, say)."""
         self._slots[name] = slot
@@ -99,7 +108,7 @@ class LocalEngine:
         names = [model] * len(prompts) if isinstance(model, str) else list(model)
         seeds = [(sampling.seed, i, k) for i in range(len(prompts)) for k in range(n)]
         rows = self.generate(encoded, sampling, seeds, n=n, models=names, progress=progress)
-        return [[self._answer(*rows[i * n + k], sampling, name) for k in range(n)] for i, name in enumerate(names)]
+        return [[self.answer(*rows[i * n + k], sampling, name) for k in range(n)] for i, name in enumerate(names)]
 
     def stream(self, messages: Conversation, sampling: Sampling, *, model: str = "") -> Generator[str, None, Answer]:
         """One answer in pieces of text; the generator's return value is the whole `Answer`."""
@@ -109,11 +118,11 @@ class LocalEngine:
         while run.busy:
             run.step()
             text, cut = cut_at_stop(self.base.chat.text(writing.tokens), sampling.stop)
-            ready = text if cut else _settled(text, sampling.stop)
+            ready = text if cut else settled(text, sampling.stop)
             if len(ready) > len(sent):
                 yield ready[len(sent):]
                 sent = ready
-        answer = self._answer(writing.tokens, writing.logprobs, sampling, model)
+        answer = self.answer(writing.tokens, writing.logprobs, sampling, model)
         if len(answer.text) > len(sent):
             yield answer.text[len(sent):]
         return answer
@@ -148,7 +157,7 @@ class LocalEngine:
         if self.padded is None:
             self.padded = not takes_slots(self.base)
         self._forget()
-        rows: Rows = PaddedRows(self.base) if self.padded else SlotRows(self.base)
+        rows: Rows = (PaddedRows if self.padded else SlotRows)(self.base, self._ahead)
         return Scheduler(self.base, rows, self._weights, self.rows, self._stopped, self._shares)
 
     def _weights(self, names: Sequence[str]) -> AbstractContextManager[None]:
@@ -159,6 +168,11 @@ class LocalEngine:
         if self._mixed is None or self._mixed[0] != slots:
             self._mixed = slots, adapters.mixture(self.base, slots, self._stacks)
         return adapters.mixed(self.base, self._mixed[1])
+
+    def _ahead(self, model: str) -> Virtual | None:
+        """The virtual tokens of a model, if it has any."""
+        found: Virtual | None = self.base.virtual.get(self.slot(model))
+        return found
 
     def _forget(self) -> None:
         """Adapters have been exchanged, or may have been trained."""
@@ -189,7 +203,7 @@ class LocalEngine:
         return cut_at_stop(self.base.chat.text(recent), sampling.stop)[1]
 
     def _shares(self, model: str) -> bool:
-        return adapters.plain(self.base, self.slot(model))
+        return adapters.shares(self.base, self.slot(model))
 
     def slot(self, model: str) -> str:
         """The attached adapter that a model name means; "" for the bare base."""
@@ -199,7 +213,8 @@ class LocalEngine:
             raise UserError(f'model "{model}" is not loaded')
         return self._slots[model]
 
-    def _answer(self, tokens: list[int], logprobs: list[float], sampling: Sampling, model: str) -> Answer:
+    def answer(self, tokens: list[int], logprobs: list[float], sampling: Sampling, model: str) -> Answer:
+        """The record of what was written."""
         text, cut = cut_at_stop(self.base.chat.text(tokens), sampling.stop)
         finished = cut or tokens[-1:] == [self.base.chat.end]
         how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
@@ -212,7 +227,7 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     return (text[:min(found)], True) if found else (text, False)
 
 
-def _settled(text: str, stop: Sequence[str]) -> str:
+def settled(text: str, stop: Sequence[str]) -> str:
     """What may be sent already: nothing that could still become a stop string or half a character, which shows as
     one to three replacement characters."""
     text = text.rstrip("\ufffd")

@@ -55,14 +55,16 @@ class Request:
     sampling: Sampling
     model: str
     room: int
+    ahead: int = 0
+    """Virtual tokens before the prompt."""
     answers: list[Writing] = field(default_factory=list)
     waiting: int = 0
     read: Prompt | None = None
 
     @property
     def longest(self) -> int:
-        """Tokens of the prompt and of the longest answer that it leaves room for."""
-        return len(self.prompt) + self.room
+        """Tokens of the prompt, virtual ones too, and of the longest answer that it leaves room for."""
+        return self.ahead + len(self.prompt) + self.room
 
     @property
     def done(self) -> bool:
@@ -90,6 +92,11 @@ class Scheduler:
         """Answers are waiting or being written."""
         return bool(self._waiting or self._live)
 
+    @property
+    def writing(self) -> int:
+        """Answers in the batch."""
+        return len(self._live)
+
     def submit(self, prompt: Sequence[int], sampling: Sampling, seeds: Sequence[tuple[int, ...]],
                model: str = "") -> Request:
         """One answer per seed; their tokens grow with every `step`.
@@ -98,12 +105,15 @@ class Scheduler:
             UserError: the prompt leaves no room for an answer.
         """
         assert not self._broken, "an error has ended this scheduler"
-        room = self.base.context - len(prompt)
+        virtual = self.rows.ahead(model)
+        ahead = virtual.tokens if virtual else 0
+        room = self.base.context - ahead - len(prompt)
         if room < 1:
+            less = f", {ahead} of them virtual ones of the adapter" if ahead else ""
             raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for an answer: base {self.base.spec} "
-                            f"takes {self.base.context}; shorten or drop such prompts")
+                            f"takes {self.base.context}{less}; shorten or drop such prompts")
         self._sociable[model] = self._shares(model)
-        request = Request(prompt, sampling, model, min(sampling.max_tokens, room), waiting=len(seeds))
+        request = Request(prompt, sampling, model, min(sampling.max_tokens, room), ahead, waiting=len(seeds))
         request.answers = [Writing(request, uniforms(seed, request.room)) for seed in seeds]
         self._waiting.setdefault(model, deque()).extend(request.answers)
         return request

@@ -60,7 +60,9 @@ class Given(Cache):
         """transformers' layers hand in [rows, KV heads, T, D/H], and attend to what comes back."""
         keys, values = (x.transpose(1, 2).index_put(self._places, given.to(x.dtype)).transpose(1, 2) for x, given in
                         ((key_states, self._pairs[2 * layer_idx]), (value_states, self._pairs[2 * layer_idx + 1])))
-        return self._cache.update(keys, values, layer_idx, *args, **kwargs) if self._cache else (keys, values)
+        if self._cache is None:
+            return keys, values
+        return self._cache.update(keys, values, layer_idx, *args, **kwargs)
 
 
 def active(base: Base) -> Virtual | None:
