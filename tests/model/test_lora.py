@@ -99,20 +99,93 @@ def test_attaching_another_adapter_leaves_a_training_one_training(crowded):
                    adapters.parameters(crowded, n).values())
 
 
-def test_a_dora_adapter_goes_through_peft_and_refuses_to_share_a_batch(base):
-    config = LoraConfig(r=4, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM")
-    tuners._add(base, "dora", config)
-    tiny.shake(base, "dora")
+@pytest.fixture(params=["llama", "gpt2"])
+def dora(request, saved):
+    """A base with DoRA beside plain LoRA; GPT-2's layers have biases and are transposed."""
+    base = bases.load(str(saved[request.param]))
+    for seed, (name, kind) in enumerate({"dora": "dora", "wide": "lora"}.items()):
+        adapters.attach(base, name, adapters.Method(kind, rank=4, alpha=6), seed)
+        tiny.shake(base, name, seed)
+    return base
+
+
+def test_dora_equals_peft_s_own_computation(dora):
+    """Values and gradients, also of the lengths; in float64."""
+    inputs = torch.randn(7, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer = lora.layers(dora.model.double())[0]
+    found = []
+    for forward in (layer.forward, lambda x: peft_lora.Linear.forward(layer, x)):
+        layer.set_adapter("dora")
+        layer.zero_grad()
+        x = inputs.clone().requires_grad_()
+        with adapters.active(dora, "dora"):
+            out = forward(x)
+        (out.sin() * torch.arange(out.shape[-1])).sum().backward()
+        parts = layer.lora_A["dora"], layer.lora_B["dora"], layer.lora_magnitude_vector["dora"]
+        found.append([out.detach(), x.grad, *(p.weight.grad.clone() for p in parts)])
+    for ours, theirs in zip(*found):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_dora_shares_a_batch_and_is_folded(dora):
+    names = ["dora", "", "wide"]
+    with torch.no_grad(), adapters.mixed(dora, adapters.mixture(dora, [n for n in names for _ in range(5)])):
+        together = states(dora)
+    for i, name in enumerate(names):
+        torch.testing.assert_close(together[i], alone(dora, name)[i], rtol=1e-5, atol=4e-6)
+    assert torch.equal(together[1], alone(dora, "")[1])
+    with torch.no_grad(), adapters.merged(dora, "dora"):
+        torch.testing.assert_close(states(dora), alone(dora, "dora"), rtol=1e-5, atol=5e-6)
+    assert (alone(dora, "dora") - alone(dora, "wide")).abs().max() > 0.1
+
+
+def test_rslora_is_scaled_by_the_root_of_the_rank(base):
+    for name, rslora in (("usual", False), ("rs", True)):
+        adapters.attach(base, name, adapters.Method(rank=16, alpha=32, rslora=rslora), 0)
+        tiny.shake(base, name)
+    layer = lora.layers(base.model)[0]
+    assert layer.scaling["usual"] == 2 and layer.scaling["rs"] == 8
+    x = torch.randn(3, 32)
+    with torch.no_grad():
+        bare, usual, rs = (act(base, name, layer, x) for name in ("", "usual", "rs"))
+    torch.testing.assert_close(rs - bare, 4 * (usual - bare), rtol=1e-4, atol=1e-4)
+
+
+def act(base, name, layer, x):
+    with adapters.active(base, name):
+        return layer(x)
+
+
+def test_a_variant_that_peft_computes_goes_through_it_and_refuses_to_share_a_batch(base):
+    config = LoraConfig(r=4, target_modules="all-linear", lora_bias=True, task_type="CAUSAL_LM")
+    tuners._add(base, "odd", config)
+    tiny.shake(base, "odd")
     layer = lora.layers(base.model)[0]
     x = torch.randn(5, 32)
-    layer.set_adapter("dora")
-    with torch.no_grad(), adapters.active(base, "dora"):
+    layer.set_adapter("odd")
+    with torch.no_grad(), adapters.active(base, "odd"):
         torch.testing.assert_close(layer(x), peft_lora.Linear.forward(layer, x))
-    with pytest.raises(ModelError, match="more than plain LoRA"):
-        adapters.mixture(base, ["dora", ""])
-    with torch.no_grad(), adapters.merged(base, "dora"):
+    assert not adapters.shares(base, "odd")
+    with pytest.raises(ModelError, match="cannot share a batch"):
+        adapters.mixture(base, ["odd", ""])
+    with torch.no_grad(), adapters.merged(base, "odd"):
         inside = states(base)
-    assert torch.equal(inside, alone(base, "dora"))
+    assert torch.equal(inside, alone(base, "odd"))
+
+
+def test_targets_are_adapted_and_nothing_else(base):
+    adapters.attach(base, "policy", adapters.Method(rank=4, targets=("q_proj", "layers.1.mlp.up_proj")), 0)
+    adapted = {key.split(".lora_")[0].split("model.model.")[-1] for key in adapters.parameters(base, "policy")}
+    assert {k.split("layers.")[-1] for k in adapted} == {"0.self_attn.q_proj", "1.self_attn.q_proj", "1.mlp.up_proj"}
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3"])
+@pytest.mark.parametrize("wrong", ["query", "proj", "lm_head", "layers.7.mlp.up_proj"])
+def test_a_target_that_the_base_lacks_is_refused_with_the_names_it_has(base, kind, wrong):
+    with pytest.raises(ModelError, match=f'no linear layer "{wrong}" to adapt; it has down_proj, gate_proj, k_proj, '):
+        adapters.attach(base, "policy", adapters.Method(kind, targets=("q_proj", wrong)), 0)
+    assert adapters.names(base) == []
 
 
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 6)])

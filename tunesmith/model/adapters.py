@@ -16,14 +16,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tunesmith.errors import ModelError
-from tunesmith.model import lora, prefix, tuners
+from tunesmith.model import bottleneck, ia3, lora, prefix, tuners
 from tunesmith.model.base import Base, said
 from tunesmith.model.methods import CONFIG, PEFT_TYPE, WEIGHTS, Family, Method
 
 __all__ = ["WEIGHTS", "Method", "active", "attach", "copy", "load", "merged", "mixed", "mixture", "names", "parameters",
-           "plain", "remove", "save", "trainable"]
+           "plain", "remove", "room", "save", "shares", "trainable"]
 
-SERVED: dict[str, Family] = {"LORA": tuners, "PREFIX_TUNING": prefix, "PROMPT_TUNING": prefix}
+SERVED: dict[str, Family] = {"LORA": tuners, "IA3": ia3, "BOTTLENECK": bottleneck, "PREFIX_TUNING": prefix,
+                             "PROMPT_TUNING": prefix}
 """The code for each `peft_type`."""
 
 
@@ -109,7 +110,7 @@ def mixture(base: Base, names: Sequence[str], known: dict[tuple[str, ...], lora.
     """For `mixed`: the adapter of each token of the flat input, "" for the bare base. `known`: see `lora.mixture`.
 
     Raises:
-        ModelError: an adapter is not attached, or is more than plain LoRA and cannot share a batch.
+        ModelError: an adapter is not attached, or cannot share a batch (`shares`).
     """
     _attached(base, set(names))
     try:
@@ -123,17 +124,28 @@ def merged(base: Base, name: str) -> Iterator[None]:
     """`active` with the adapter folded into copies of the weights, for many small forward passes without gradients.
 
     The copies take as much memory as the adapted layers and are freed at the end; the base's own weights never change.
-    An adapter that is more than plain LoRA stays unmerged.
+    What is not LoRA or DoRA stays unmerged: IA3 and bottleneck layers cost next to nothing beside the base's products.
     """
     _attached(base, [name])
     layers = [m for m in lora.layers(base.model) if name in m.lora_A]
-    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if layers and plain(base, name) else name):
+    folds = layers and all(m.ours(name) for m in layers)
+    with _role(base, lora.Merged({m: m.folded(name) for m in layers}) if folds else name):
         yield
 
 
 def plain(base: Base, name: str) -> bool:
-    """Whether an adapter is LoRA and nothing more, so that it can be folded or share a batch; "" is too."""
-    return all(m.plain(name) for m in lora.layers(base.model) if name in m.lora_A)
+    """Whether an adapter is LoRA and nothing more; "" is too."""
+    return name not in base.virtual and all(m.plain(name) for m in lora.layers(base.model) if name in m.lora_A)
+
+
+def shares(base: Base, name: str) -> bool:
+    """Whether an adapter can share a batch with others, each computing rows of its own; "" can."""
+    return all(m.ours(name) for m in lora.layers(base.model) if name in m.lora_A)
+
+
+def room(base: Base, *names: str) -> int:
+    """Tokens that a sequence may hold whichever of these adapters reads it: the base's context, less virtual ones."""
+    return base.context - max((base.virtual[n].tokens for n in names if n in base.virtual), default=0)
 
 
 def _families() -> list[Family]:

@@ -42,6 +42,9 @@ class Base:
         self.switch = lora.Switch()
         self.virtual: dict[str, Any] = {}  # by adapter; this and the next belong to model.prefix
         self.takes_virtual: set[bool] = set()
+        self.vectors: dict[str, Any] = {}  # IA3, by adapter; this and the next two belong to model.ia3 and .bottleneck
+        self.bottlenecks: dict[str, Any] = {}
+        self.hooked: set[str] = set()
         narrow.install(model.base_model, self.switch)
         self.takes_trees: bool | None = None  # this and the next are found out by model.batch on first use
         self.kernel: attention.Kernel = "blocks"

@@ -1,7 +1,7 @@
 """PEFT's LoRA layer with a forward pass of our own: fewer passes over memory, and roles that cost nothing to switch.
 
-PEFT keeps the format, the loading and the variants (DoRA and others go through its code). Every layer reads the role
-it computes from one shared `Switch`: an adapter by name, `Mixture` (each token its own adapter) or `Merged`.
+PEFT keeps the format, the loading and the rarer variants (they go through its code). Every layer reads the role it
+computes from one shared `Switch`: an adapter by name, `Mixture` (each token its own adapter) or `Merged`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft.tuners import lora as peft_lora
+from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tunesmith.errors import ModelError
 from tunesmith.ops.products import linear, transposed
 
 SETS = 4
@@ -56,26 +58,32 @@ class Merged:
 class Mixture:
     """Which adapter each of T tokens uses, prepared for batched products.
 
-    The tokens of adapter a stand at `member[a, :]`, padded to the largest group; token t's result is row `place[t]`
-    of the flattened groups. `stacks` holds per layer the adapters' factors [n, in, R] and [n, R, out], zero beyond
-    an adapter's own rank, the scaling in the second one.
+    The tokens of adapter a are `rows[a]`; they stand at `member[a, :]`, padded to the largest group, and token t's
+    result is row `place[t]` of the flattened groups. `stacks` holds per layer the adapters' factors [n, in, R] and
+    [n, R, out], zero beyond an adapter's own rank, the scaling in the second one; and where there is DoRA among them,
+    what multiplies the layer's own product, [n, out].
     """
 
+    rows: dict[str, Tensor]
     member: Tensor
     place: Tensor
     stacks: Stacks
     even: bool = False
     """The tokens come in equal groups, adapter by adapter: no gathering, about a tenth of a decoding step."""
 
-    def update(self, layer: nn.Module, x: Tensor) -> Tensor | None:
-        """What the tokens' adapters add to this layer's output, [T, out]; nothing if none of them adapts it."""
+    def adapted(self, layer: LoraLinear, x: Tensor, out: Tensor) -> Tensor:
+        """A layer's output [T, out] for these inputs [T, in], `out` being the base's."""
         if layer not in self.stacks:
-            return None
-        first, second = self.stacks[layer]
+            return out
+        first, second, factor = self.stacks[layer]
         flat = x.reshape(-1, x.shape[-1])
         own = flat.unflatten(0, (len(first), -1)) if self.even else flat[self.member]
         grouped = torch.bmm(torch.bmm(own.to(first.dtype), first), second).flatten(0, 1)
-        return (grouped if self.even else grouped[self.place]).to(x.dtype).reshape(*x.shape[:-1], -1)
+        more = (grouped if self.even else grouped[self.place]).to(x.dtype).reshape(*x.shape[:-1], -1)
+        if factor is not None:
+            own_factor = factor[self.place // self.member.shape[1]].to(x.dtype).reshape(out.shape)
+            more = more + (own_factor - 1) * layer.product(out)
+        return out + more
 
 
 class LoraLinear(peft_lora.Linear):
@@ -92,13 +100,16 @@ class LoraLinear(peft_lora.Linear):
             return self.base_layer(x) if weight is None else linear(x, weight, self.base_layer.bias)  # type: ignore
         out: Tensor = self.base_layer(x)
         if isinstance(role, Mixture):
-            more = role.update(self, x)
-            return out if more is None else out + more
+            return role.adapted(self, x, out)
         if role not in self.lora_A:
             return out
-        if not self.plain(role):
+        if not self.ours(role):
             return self._peft(role, x, out)
         first, second = (f[role].weight.to(x.dtype) for f in (self.lora_A, self.lora_B))
+        if self.dora(role):
+            factor = self.factor(role).to(x.dtype)
+            more = factor * (F.linear(F.linear(x, first), second) * self.scaling[role])
+            return out + (factor - 1) * self.product(out) + more
         flat, sums = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
         if transposed(flat):
             total = torch.addmm(sums.t(), second, first @ flat.t(), alpha=self.scaling[role]).t()
@@ -110,6 +121,28 @@ class LoraLinear(peft_lora.Linear):
         """Whether the adapter is W x + s B A x and nothing more."""
         return name not in self.lora_variant and not self.lora_bias[name]
 
+    def dora(self, name: str) -> bool:
+        """Whether the adapter is that, and sets the length of every row of the weight."""
+        return isinstance(self.lora_variant.get(name), DoraLinearVariant) and not self.lora_bias[name]
+
+    def ours(self, name: str) -> bool:
+        """Whether this class computes the adapter, or PEFT does."""
+        return self.plain(name) or self.dora(name)
+
+    def factor(self, name: str) -> Tensor:
+        """DoRA: each row's trained length over the one it has with the adapter, [out]; the latter counts as a constant
+        (arXiv 2402.09353, section 4.3).
+        """
+        with torch.no_grad():
+            length = torch.linalg.norm(self._sum(name), dim=1)
+        factor: Tensor = self.lora_magnitude_vector[name].weight / length
+        return factor
+
+    def product(self, out: Tensor) -> Tensor:
+        """The layer's own output without its bias."""
+        bias: Any = self.base_layer.bias
+        return out if bias is None else out - bias
+
     def _peft(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         """PEFT's own computation, dropout left out as everywhere."""
         if name in self.lora_variant:
@@ -120,9 +153,27 @@ class LoraLinear(peft_lora.Linear):
     @torch.no_grad()
     def folded(self, name: str) -> Tensor:
         """A copy of the weight with the adapter in it, [out, in]."""
-        delta = self.scaling[name] * (self.lora_B[name].weight @ self.lora_A[name].weight)
         weight: Any = self.base_layer.weight
-        return (weight.t() if isinstance(self.base_layer, Conv1D) else weight) + delta.to(weight.dtype)
+        whole = self._sum(name)
+        return (self.factor(name)[:, None] * whole if self.dora(name) else whole).to(weight.dtype)
+
+    def _sum(self, name: str) -> Tensor:
+        """W + s B A, [out, in], in the finer precision of the two."""
+        weight: Any = self.base_layer.weight
+        delta = self.scaling[name] * (self.lora_B[name].weight @ self.lora_A[name].weight)
+        total: Tensor = (weight.t() if isinstance(self.base_layer, Conv1D) else weight) + delta
+        return total
+
+
+def linear_layers(model: Any) -> dict[str, nn.Module]:
+    """The linear layers that can be adapted, by the names that they have in the model, the output layer left out."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            found[name] = module.base_layer
+        elif isinstance(module, Dense | Conv1D) and not name.endswith(".base_layer"):
+            found[name] = module
+    return {name: m for name, m in found.items() if m is not model.get_output_embeddings()}
 
 
 def layers(model: nn.Module) -> list[LoraLinear]:
@@ -130,7 +181,20 @@ def layers(model: nn.Module) -> list[LoraLinear]:
     return [m for m in model.modules() if isinstance(m, LoraLinear)]
 
 
-Stacks = dict[nn.Module, tuple[Tensor, Tensor]]
+def check_targets(model: Any, spec: str, targets: Sequence[str]) -> None:
+    """Names of linear layers, whole or their ends, as PEFT matches them.
+
+    Raises:
+        ModelError: the model has none of such a name.
+    """
+    known = linear_layers(model)
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in known):
+            ends = sorted({name.rpartition(".")[2] for name in known})
+            raise ModelError(f'base {spec} has no linear layer "{target}" to adapt; it has {", ".join(ends)}')
+
+
+Stacks = dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]
 
 
 def mixture(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], Stacks] | None = None) -> Mixture:
@@ -139,7 +203,7 @@ def mixture(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...],
     `known` keeps the factors of the last sets of adapters met, for a caller that knows when they change.
 
     Raises:
-        ValueError: an adapter is more than plain LoRA, so it cannot share a batch.
+        ValueError: an adapter is a variant of LoRA that only PEFT computes, so it cannot share a batch.
     """
     kinds = sorted(set(names))
     counts = Counter(names)
@@ -158,20 +222,25 @@ def mixture(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...],
         stacks = {layer: _stack(layer, kinds) for layer in layers(model) if any(k in layer.lora_A for k in kinds)}
         known[tuple(kinds)] = stacks
     even = member.flatten().tolist() == list(range(len(names)))
-    return Mixture(member.to(device), place.to(device), stacks, even)
+    rows = {kind: member[i, :counts[kind]].to(device) for i, kind in enumerate(kinds)}
+    return Mixture(rows, member.to(device), place.to(device), stacks, even)
 
 
 @torch.no_grad()
-def _stack(layer: LoraLinear, kinds: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _stack(layer: LoraLinear, kinds: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
     weight = next(layer.lora_A[k].weight for k in kinds if k in layer.lora_A)
     rank = max(len(layer.lora_A[k].weight) for k in kinds if k in layer.lora_A)
     first = weight.new_zeros(len(kinds), layer.in_features, rank)
     second = weight.new_zeros(len(kinds), rank, layer.out_features)
+    factor = weight.new_ones(len(kinds), layer.out_features) if any(map(layer.dora, kinds)) else None
     for i, kind in enumerate(kinds):
         if kind in layer.lora_A:
-            if not layer.plain(kind):
-                raise ValueError(f'adapter "{kind}" is more than plain LoRA and cannot share a batch with others')
+            if not layer.ours(kind):
+                raise ValueError(f'adapter "{kind}" is a variant of LoRA that cannot share a batch with others')
             r = len(layer.lora_A[kind].weight)
             first[i, :, :r] = layer.lora_A[kind].weight.t()
             second[i, :r] = layer.lora_B[kind].weight.t() * layer.scaling[kind]
-    return first, second
+            if factor is not None and layer.dora(kind):
+                factor[i] = layer.factor(kind)
+                second[i, :r] *= factor[i]
+    return first, second, factor

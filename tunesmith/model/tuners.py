@@ -25,9 +25,15 @@ FOR_EVERY_ROLE = ("modules_to_save", "trainable_token_indices", "target_paramete
 
 
 def attach(base: Base, name: str, method: Method, seed: int) -> None:
-    """A fresh LoRA or DoRA adapter; B starts at 0, so nothing changes yet."""
+    """A fresh LoRA or DoRA adapter; B starts at 0, so nothing changes yet.
+
+    Raises:
+        ModelError: the base has no layer of a name that `method.targets` gives.
+    """
+    lora.check_targets(base.model, base.spec, method.targets)
+    targets = list(method.targets) or "all-linear"
     transposed = any(isinstance(m, Conv1D) for m in base.model.modules())  # GPT-2
-    config = LoraConfig(r=method.rank, lora_alpha=method.alpha, target_modules="all-linear",  # type: ignore[arg-type]
+    config = LoraConfig(r=method.rank, lora_alpha=method.alpha, target_modules=targets,  # type: ignore[arg-type]
                         use_rslora=method.rslora, use_dora=method.kind == "dora", task_type="CAUSAL_LM",
                         fan_in_fan_out=transposed, base_model_name_or_path=base.spec)
     torch.manual_seed(seed)
