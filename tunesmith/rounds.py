@@ -25,6 +25,7 @@ from tunesmith.evaluate.compare import Checks, answer_all, compare, save
 from tunesmith.evaluate.report import Metric
 from tunesmith.feedback.agreement import agreement, self_consistency
 from tunesmith.feedback.consensus import Agreed, agree, flip_rate
+from tunesmith.feedback.expressions import Ungraded
 from tunesmith.feedback.grading import Question, Reply
 from tunesmith.feedback.groups import ranked
 from tunesmith.records import Answer, AnswerGroup, Demonstration, Prompt
@@ -358,16 +359,15 @@ def _scoring(workspace: Workspace, base: Base, settings: PreferSettings) -> Scor
 
     def answers(question: Question) -> Reply:
         name = question.model if question.model in served else ""
-        said = engine.sample([question.spelled_out], graders.drawn(question, 256), model=name)[0][0]
+        try:
+            said = engine.sample([question.spelled_out], graders.drawn(question, 256), model=name)[0][0]
+        except UserError as error:  # it does not fit
+            raise Ungraded("model_grader_server_error", str(error)) from error
         return Reply(said.text, question.model, len(said.tokens))
 
-    if settings.endpoint:
-        find = partial(_grading_endpoint, workspace, settings)
-        for name in grader.models() - own:
-            find(name)  # says now what is wrong with it
-    else:
-        find = graders.of_workspace(workspace)
-        graders.check_models(grader, workspace, own)
+    find = partial(_grading_endpoint, workspace, settings) if settings.endpoint else graders.of_workspace(workspace)
+    for name in grader.models() - own:
+        find(name)  # says now what is wrong with it
     ask = graders.asker({name: answers for name in own}, find)
     scorer = GraderScorer(grader, ask, at_once=graders.AT_ONCE if grader.models() and not own else 1)
     return Scoring(scorer, {"grader": grader.spec}, scorer.figures)

@@ -200,7 +200,7 @@ def _only(methods: str, default: Any, text: str = "", **limits: Any) -> Any:
 
 
 class PreferSettings(Optimization):
-    """policy + preferences (dpo, kto) or a reward model (grpo, rloo) -> a better policy"""
+    """policy + preferences (dpo, kto), or a reward model or grader (grpo, rloo) -> a better policy"""
 
     method: Literal["dpo", "kto", "grpo", "rloo"] = Field(..., description="how it learns")
     policy: str = Field(..., description="the adapter it starts from; its frozen copy is the reference")
@@ -214,6 +214,7 @@ class PreferSettings(Optimization):
     without: tuple[str, ...] = _only("dpo, kto", (), "leave these labelers' judgements out")
     consensus: Consensus = _only("dpo, kto", "ability", CONSENSUS)
     held_out: float = _only("dpo, kto", 0.1, "share of the prompts kept for accuracy", ge=0, lt=1)
+    valid: str = _only("dpo", "", "a dataset of comparisons to measure on, ten times in a run, not to learn from")
     longest: int = _only("dpo, kto", 0, "longest conversation in tokens; 0: what the base takes", ge=0)
     beta: float = _only("dpo, kto", 0.1, "how dear it is to stray from the reference; 2 or so with --per-token", gt=0)
     loss: Literal["sigmoid", "robust", "ipo"] = _only("dpo", "sigmoid", "robust and sigmoid heed --label-smoothing")
@@ -225,6 +226,11 @@ class PreferSettings(Optimization):
     desirable_weight: float = _only("kto", 1.0, "lambda of good answers", ge=0)
     undesirable_weight: float = _only("kto", 1.0, "lambda of bad ones; balance the two if thumbs are uneven", ge=0)
     reward: str = _only("grpo, rloo", "", "a reward model on the same base")
+    grader: str = _only("grpo, rloo", "", "instead of a reward model: a JSON file with a grader as OpenAI's; "
+                        "{{item.x}} is field x of the prompt's row")
+    endpoint: str = _only("grpo, rloo", "", "the OpenAI-compatible server whose models a score_model or label_model "
+                          "grader asks: its address (https://HOST/v1), or a name that the studio knows")
+    key: str = _only("grpo, rloo", "", "the environment variable with that server's key, such as OPENAI_API_KEY")
     prompts: str = _only("grpo, rloo", "", "a dataset of prompts")
     updates: int = _only("grpo, rloo", 40, "rollout batches", ge=1)
     samples: int = _only("grpo, rloo", 8, "answers per prompt", ge=2)
@@ -252,15 +258,56 @@ class PreferSettings(Optimization):
             if methods and self.method not in methods and getattr(self, name) != field.default:
                 raise SettingsError(f"--{name.replace('_', '-')} is for {' and '.join(methods)}, not for --method "
                                     f"{self.method}")
-        for name in ("comparisons",) if self.method in ("dpo", "kto") else ("reward", "prompts"):
+        for name in ("comparisons",) if self.method in ("dpo", "kto") else ("prompts",):
             if not getattr(self, name):
                 raise SettingsError(f"--method {self.method} needs --{name}")
+        if self.method in ("grpo", "rloo") and bool(self.reward) == bool(self.grader):
+            raise SettingsError(f"--method {self.method} needs --reward or --grader, one of them")
+        for name, needed in (("endpoint", "grader"), ("key", "endpoint")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise SettingsError(f"--{name} is for --{needed}")
         if self.loss == "ipo" and self.label_smoothing:
             raise SettingsError("--label-smoothing is for --loss sigmoid and robust, not for ipo")
         if self.method in ("grpo", "rloo") and self.epochs % 1:
             raise SettingsError(f"--epochs of {self.method} are whole passes over an update's answers, not "
                                 f"{self.epochs}")
         return self
+
+
+class MergeSettings(Settings):
+    """adapters of one base -> one adapter"""
+
+    adapters: tuple[str, ...] = Field(..., min_length=1, description="LoRA policies of one base")
+    name: str = Field(..., description="the new adapter's name")
+    how: Literal["sum", "ties", "dare", "dare-ties"] = Field(
+        "sum", description="sum: exact; ties keeps the largest changes and elects signs; dare keeps random ones, "
+        "scaled up; dare-ties does both")
+    weights: tuple[float, ...] = Field((), description="one for each adapter; 1/n each if left out")
+    fit: str = Field("", description="a dataset of demonstrations whose first --examples choose the weights (LoraHub)")
+    examples: int = Field(16, ge=1)
+    density: float = Field(0.5, gt=0, le=1, description="share of each change that ties and dare keep")
+    rank: int = Field(0, ge=0, description="of the result, by SVD; 0: for sum what makes it exact, else the largest of "
+                      "the adapters' ranks")
+    seed: int = Field(0, ge=0, description="of dare's draws")
+
+    @model_validator(mode="after")
+    def _weighed_once(self) -> Self:
+        if self.weights and self.fit:
+            raise SettingsError("--weights says what --fit would find out; give one of them")
+        if self.weights and len(self.weights) != len(self.adapters):
+            raise SettingsError(f"--weights: {len(self.weights)} for {len(self.adapters)} adapters")
+        return self
+
+
+class TransferSettings(Settings):
+    """adapters x datasets -> who helps where, and what a new adapter should start from"""
+
+    adapters: tuple[str, ...] = Field((), description="policies of one base; all of the base's newest if left out")
+    data: tuple[str, ...] = Field(..., description="datasets of demonstrations")
+    base: str = Field("", description="needed only without adapters")
+    limit: int = Field(100, ge=1, description="demonstrations of each dataset")
+    max_tokens: int = Field(0, ge=0, description="longer ones are left out; 0: what the base takes")
+    seed: int = Field(0, ge=0, description="of the bootstrap")
 
 
 class EvaluateSettings(Settings):
@@ -323,6 +370,18 @@ class ServeSettings(Served):
 
     port: int = Field(8000, ge=0, le=65535)
     base: str = Field("", description="default: the base of the newest adapter")
+    train: bool = Field(True, description="work on fine-tuning jobs too; without, start tunesmith work beside it")
+    requests_per_minute: int = Field(0, ge=0, description="that each key may make under /v1; 0: any number")
+    storage_mb: int = Field(10_240, ge=0, description="of files that each key may store; 0: any number")
+    unfinished_jobs: int = Field(100, ge=0, description="that each key may have; 0: any number")
+
+
+class WorkSettings(Settings):
+    """work on fine-tuning jobs, without a server"""
+
+    until_idle: bool = Field(False, description="end when no job is unfinished")
+    once: str = Field("", description="work on this job alone, in this process; for the worker itself")
+    token: int = Field(0, ge=0, description="with --once: the token of the claim")
 
 
 class QuickstartSettings(Settings):

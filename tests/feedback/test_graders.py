@@ -150,7 +150,8 @@ def test_what_a_model_grader_asks():
     assert question.model == "m" and question.sampling == {"temperature": 0, "seed": 3}
     assert question.schema["properties"]["result"] == {"type": "number", "minimum": 0, "maximum": 10}
     assert question.spelled_out[0].content.startswith("You grade.\n\nAnswer with JSON")
-    assert '"maximum":10' in question.spelled_out[0].content and question.spelled_out[1:] == question.messages[1:]
+    assert question.spelled_out[0].content.endswith('"result": a number from 0 to 10}')
+    assert question.spelled_out[1:] == question.messages[1:]
 
 
 def test_label_model_passes_or_not():

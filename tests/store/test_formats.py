@@ -1,5 +1,6 @@
 """Every layout read right, and every malformed row refused with file, line and field."""
 
+import datetime
 import gzip
 import json
 import random
@@ -90,6 +91,12 @@ PROMPTS = {
                         Prompt((Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "x")),
                                split="test")),
     "instruction": ({"instruction": "Hi", "output": "ignored"}, ASK),
+    "OpenAI reinforcement": (
+        {"messages": [{"role": "developer", "content": "Be brief."}, USER], "answer": {"rate": 7.5}, "tools": [],
+         "tags": ["a"], "none": None, "facts": {"more": 1}},
+        Prompt((Message("system", "Be brief."), *ASK.messages),
+               facts={"answer": {"rate": 7.5}, "tags": ["a"], "more": 1})),
+    "reinforcement, plain": ({"prompt": "Hi", "answer": "x"}, Prompt(ASK.messages, facts={"answer": "x"})),
 }
 
 
@@ -405,6 +412,14 @@ def test_a_parquet_file_cut_short(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(data[:-20])
     with pytest.raises(DataError, match="not a readable Parquet file"):
         formats.read(tmp_path / "cut.parquet", "demonstrations")
+
+
+def test_other_fields_of_prompts_are_stored_whatever_a_parquet_file_holds(tmp_path, workspace):
+    table = pa.table({"prompt": ["Hi"], "when": [datetime.datetime(2026, 1, 2)], "x": [float("nan")], "raw": [b"a"]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    rows = formats.read(tmp_path / "p.parquet", "prompts").rows
+    found, = workspace.add_dataset("d", "prompts", rows).rows()
+    assert found.facts == {"when": "2026-01-02 00:00:00", "x": None, "raw": "b'a'"}
 
 
 value = st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False)

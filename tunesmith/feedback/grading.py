@@ -26,17 +26,26 @@ ERRORS = ("formula_parse_error", "sample_parse_error", "truncated_observation_er
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a model grader asks. `sampling` holds only what its author wrote; `schema` is the JSON of the answer."""
+    """What a model grader asks. `sampling` holds only what its author wrote; `result` is the schema of the result."""
 
     model: str
     messages: Conversation
     sampling: Mapping[str, Any]
-    schema: Mapping[str, Any]
+    result: Mapping[str, Any]
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """OpenAI's form of the answer: some reasoning, then the result."""
+        step = _object({"description": {"type": "string"}, "conclusion": {"type": "string"}})
+        return _object({"steps": {"type": "array", "items": step}, "result": self.result})
 
     @property
     def spelled_out(self) -> Conversation:
         """The messages with the form of the answer in words, for a model that cannot be held to a schema."""
-        says = f"Answer with JSON alone, of this schema: {json.dumps(self.schema, separators=(',', ':'))}"
+        wanted = (f"one of {json.dumps(self.result['enum'])}" if "enum" in self.result else
+                  f"a number from {self.result['minimum']:g} to {self.result['maximum']:g}")
+        says = ('Answer with JSON alone: {"steps": [{"description": "...", "conclusion": "..."}], "result": '
+                f"{wanted}}}")
         first, *rest = self.messages
         if first.role == "system":
             return (Message("system", f"{first.content}\n\n{says}"), *rest)
@@ -154,11 +163,9 @@ class ModelGrader(Grader):
 
     def _ask(self, case: Case, ask: Ask, result: Mapping[str, Any]) -> tuple[Any, dict[str, int]]:
         """(the result in the model's reply, tokens by model)."""
-        step = _object({"description": {"type": "string"}, "conclusion": {"type": "string"}})
-        schema = _object({"steps": {"type": "array", "items": step}, "result": result})
         messages = tuple(Message("system" if role == "developer" else role, text.render(case))  # type: ignore[arg-type]
                          for role, text in self.messages)
-        reply = ask(Question(self.model, messages, self.sampling, schema))
+        reply = ask(Question(self.model, messages, self.sampling, result))
         return _result(reply.text), {reply.model or self.model: reply.tokens}
 
     def paths(self) -> frozenset[Path]:

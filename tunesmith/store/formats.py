@@ -19,7 +19,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +201,21 @@ def _demonstration(messages: Conversation, row: Row) -> Demonstration:
 # ---- prompts
 
 def _chat_prompt(row: Row) -> Prompt:
-    return _prompt(read_messages(row["messages"], "messages"), row)
+    return _with_fields(_prompt(read_messages(row["messages"], "messages"), row), row, "messages")
 
 
 def _plain_prompt(row: Row) -> Prompt:
-    return _prompt(read_turns(row, "prompt", "user"), row)
+    return _with_fields(_prompt(read_turns(row, "prompt", "user"), row), row, "prompt")
+
+
+def _with_fields(prompt: Prompt, row: Row, key: str) -> Prompt:
+    """The other fields of a row are facts about it: what a grader reads as `item.x` (OpenAI's reinforcement rows).
+
+    What no JSON holds becomes text (a Parquet file's dates) or null (not a number).
+    """
+    known = (key, "domain", "split", "facts", "tools", "parallel_tool_calls")
+    fields = json.dumps({k: v for k, v in row.items() if k not in known}, default=str)
+    return replace(prompt, facts={**json.loads(fields, parse_constant=lambda _: None), **prompt.facts})
 
 
 def _instruction_prompt(row: Row) -> Prompt:

@@ -1,19 +1,22 @@
 """GRPO and RLOO: several answers per prompt, each judged against its siblings; no value function.
 
-A prompt is computed once for its answers, when they are written, scored and learned from. Left out: dynamic sampling
-(asking again until a group's rewards differ) and asynchronous rollouts.
+A prompt is computed once for its answers, when they are written, scored and learned from. The judge is a reward model
+on the same base, or any `contracts.Scorer`, which sees the prompt's row and the answers' texts. Left out: dynamic
+sampling (asking again until a group's rewards differ) and asynchronous rollouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunesmith.contracts import Monitor, Progress, Sampling
+from tunesmith.contracts import Monitor, Progress, Sampling, Scorer
+from tunesmith.errors import SettingsError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Batch, Tree, build, hidden, split
@@ -21,12 +24,26 @@ from tunesmith.model.engine import LocalEngine
 from tunesmith.model.machine import Work, passes
 from tunesmith.model.scorer import BUDGET, RewardModel, token_logprobs
 from tunesmith.ops import advantages, logprobs, losses
+from tunesmith.records import Prompt, fingerprint
 from tunesmith.settings import PreferSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
-from tunesmith.train.ppo import encode, final_scores, minibatches, update_seed
+from tunesmith.train.ppo import encode, final_scores, fits, minibatches, update_seed
 from tunesmith.train.session import dataset, on_base, session
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A judge that is no reward model of the workspace: a grader, a rubric.
+
+    `about` describes it in the run; a resumed run must have the same. `figures` says what it noticed since it was
+    called last, and is logged with every update.
+    """
+
+    scorer: Scorer
+    about: Mapping[str, Any] = field(default_factory=dict)
+    figures: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass(slots=True)
@@ -34,7 +51,7 @@ class Roles:
     """What the group methods hold on the base, besides adapter `reference` where KL is charged."""
 
     engine: LocalEngine
-    reward: RewardModel
+    reward: RewardModel | Scoring
     learner: Learner
 
 
@@ -43,7 +60,7 @@ class Samples:
     """G prompts with K answers each, from one version of the policy.
 
     `old[g]` and `reference[g]` are log-probs of the answers' tokens of tree g, one after the other; no reference where
-    KL costs nothing. `scores_GK` come from the reward model; `finished_GK`: the end of turn came.
+    KL costs nothing. `scores_GK` come from the judge; `finished_GK`: the end of turn came.
     """
 
     trees: tuple[Tree, ...]
@@ -53,34 +70,40 @@ class Samples:
     finished_GK: Tensor
 
 
-def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume: Run | None = None,
-          progress: Progress | None = None, monitor: Monitor | None = None) -> Adapter:
-    """Improve `settings.policy` against `settings.reward` by comparing answers to the same prompt.
+def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring: Scoring | None = None,
+          resume: Run | None = None, progress: Progress | None = None, monitor: Monitor | None = None) -> Adapter:
+    """Improve `settings.policy` against `settings.reward`, or against `scoring`, by comparing answers to one prompt.
 
     Raises:
         ModelError: the adapters belong to another base.
-        UserError: the prompts are something else, or no prompt fits.
+        UserError: the prompts are something else, or no prompt fits; the judge cannot go on.
         TrainingStopped: NaN or exploding loss.
     """
-    start, judge = on_base(workspace, base, settings.policy, settings.reward)
+    if bool(settings.reward) == bool(scoring):
+        raise SettingsError("one judge: a reward model, or a scorer")
+    start, *judges = on_base(workspace, base, *filter(None, (settings.policy, settings.reward)))
     data = dataset(workspace, settings.prompts, "prompts")
-    prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
-    roles = attach(base, start.path, judge.path, settings)
+    rows = list(data.rows())
+    encoded = [base.chat.prompt(p.messages) for p in rows]
+    prompts, skipped = encode(base, encoded, settings.max_tokens)
+    rows = [p for p, tokens in zip(rows, encoded) if fits(base, tokens, settings.max_tokens)]
+    roles = attach(base, start.path, scoring or judges[0].path, settings)
     settings = settle(settings, base, "policy", resume)
     roles.learner.budget = settings.micro_tokens
-    inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash}
+    parents = {"policy": str(start), **({"reward": str(judges[0])} if judges else {})}
+    inputs = {"prompts": data.fingerprint, **parents, "base": base.hash,
+              **({"grader": fingerprint(dict(scoring.about))} if scoring else {})}
     with session(workspace, base, "prefer", settings, inputs, settings.updates, resume, progress) as run:
-        run.summary = {"prompts": len(prompts), "skipped": skipped}
+        run.summary = {"prompts": len(prompts), "skipped": skipped, **(dict(scoring.about) if scoring else {})}
 
         def publish(step: int = 0) -> Adapter:
             return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                               {data.name: data.fingerprint}, {"policy": str(start), "reward": str(judge)}, step)
+                               {data.name: data.fingerprint}, parents, step)
 
         run.publish_every(settings.snapshots, publish)
         for update in range(run.resume(lambda folder: roles.learner.load(folder, "policy")), settings.updates):
-            chosen = [prompts[i]
-                      for i in indices(len(prompts), settings.seed, update * settings.batch, settings.batch)]
-            metrics, work = step(base, roles, chosen, settings, update)
+            chosen = indices(len(prompts), settings.seed, update * settings.batch, settings.batch)
+            metrics, work = step(base, roles, [prompts[i] for i in chosen], settings, update, [rows[i] for i in chosen])
             stop = "monitor" if monitor and not monitor.observe(update + 1, metrics) else ""
             run.end_step(update + 1, metrics, lambda folder: roles.learner.save(folder, "policy"), work, stop)
             if stop:
@@ -88,51 +111,70 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, resume:
         return publish()
 
 
-def attach(base: Base, start: Path, judge: Path, settings: PreferSettings) -> Roles:
-    """All roles on the base, as at update 0: policy and its frozen copy from folder `start`, reward from `judge`."""
+def attach(base: Base, start: Path, judge: Path | Scoring, settings: PreferSettings) -> Roles:
+    """All roles on the base, as at update 0: policy and its frozen copy from folder `start`, the reward model from
+    folder `judge`."""
     adapters.load(base, "policy", start)
     if settings.kl:
         adapters.copy(base, "policy", "reference")
-    reward = RewardModel.load(base, judge)
-    reward.layout = settings.layout
+    reward: RewardModel | Scoring
+    if isinstance(judge, Scoring):
+        reward = judge
+    else:
+        reward = RewardModel.load(base, judge)
+        reward.layout = settings.layout
     engine = LocalEngine(base, padded=True if settings.layout == "padded" else None)
     engine.use("policy", "policy")
     steps = settings.updates * int(settings.epochs) * min(settings.batch, settings.minibatches)
     return Roles(engine, reward, Learner.of(adapters.trainable(base, "policy"), steps, settings))
 
 
-def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: PreferSettings,
-         update: int) -> tuple[dict[str, float], Work]:
-    """One update: answer the prompts (as tokens), compare, learn. Returns metrics and what it took."""
-    samples = collect(base, roles, prompts, settings, update)
+def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: PreferSettings, update: int,
+         rows: Sequence[Prompt] = ()) -> tuple[dict[str, float], Work]:
+    """One update: answer the prompts (as tokens), compare, learn. Returns metrics and what it took.
+
+    `rows` are the prompts as records, for a judge that wants them.
+    """
+    samples = collect(base, roles, prompts, settings, update, rows)
     advantages_GK, reported = credit(samples, settings)
+    outside = roles.reward if isinstance(roles.reward, Scoring) else None
+    if outside:
+        reported |= outside.figures()
     epochs, judged = int(settings.epochs), bool(settings.kl) + (settings.old_logprobs == "recompute")
     parts = list(minibatches(len(samples.trees), settings.minibatches, epochs, update_seed(settings.seed, update)))
     learned = [{**forward_backward(base, roles.learner, samples, advantages_GK, rows, settings), **roles.learner.step()}
                for rows in parts]
     averaged = {k: sum(m[k] for m in learned) / len(learned) for k in learned[0]}
     taught = [samples.trees[g] for rows in parts for g in teaching(advantages_GK, rows, settings)]
-    work = (passes(samples.trees, forward=2 + judged, forward_logits=1 + judged)  # the sampler and the reward model
+    work = (passes(samples.trees, forward=(1 if outside else 2) + judged, forward_logits=1 + judged)  # sampler, judge
             + passes(taught, trained=1, trained_logits=1))
     return {**reported, **averaged}, work
 
 
 @torch.no_grad()
-def collect(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: PreferSettings,
-            update: int) -> Samples:
+def collect(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: PreferSettings, update: int,
+            rows: Sequence[Prompt] = ()) -> Samples:
     """K answers to each prompt, scored, with the sampler's log-probs (or recomputed ones) and the reference's."""
     k = settings.samples
     sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
     seeds = [(settings.seed, update, i, j) for i in range(len(prompts)) for j in range(k)]
-    rows = roles.engine.generate(prompts, sampling, seeds, n=k, model="policy")
-    drawn = [rows[i:i + k] for i in range(0, len(rows), k)]
-    trees = tuple(Tree(tuple(p), tuple(tuple(tokens) for tokens, _ in rows)) for p, rows in zip(prompts, drawn))
-    old = tuple(torch.tensor([x for _, logp in rows for x in logp], device=base.device) for rows in drawn)
+    written = roles.engine.generate(prompts, sampling, seeds, n=k, model="policy")
+    drawn = [written[i:i + k] for i in range(0, len(written), k)]
+    trees = tuple(Tree(tuple(p), tuple(tuple(tokens) for tokens, _ in group)) for p, group in zip(prompts, drawn))
+    old = tuple(torch.tensor([x for _, logp in group for x in logp], device=base.device) for group in drawn)
     if settings.old_logprobs == "recompute":
         old = tokenwise(base, "policy", trees, settings)
-    finished = [[tokens[-1] == base.chat.end for tokens, _ in rows] for rows in drawn]
+    finished = [[tokens[-1] == base.chat.end for tokens, _ in group] for group in drawn]
     return Samples(trees, old, tokenwise(base, "reference", trees, settings) if settings.kl else (),
-                   roles.reward.score_trees(trees).view(len(trees), k), torch.tensor(finished, device=base.device))
+                   scores(base, roles.reward, trees, rows), torch.tensor(finished, device=base.device))
+
+
+def scores(base: Base, judge: RewardModel | Scoring, trees: Sequence[Tree], rows: Sequence[Prompt]) -> Tensor:
+    """What the judge says of every answer, [G, K]."""
+    if isinstance(judge, RewardModel):
+        return judge.score_trees(trees).view(len(trees), -1)
+    return torch.tensor([judge.scorer.score(row, [base.chat.text(answer) for answer in tree.answers])
+                         for row, tree in zip(rows, trees, strict=True)], device=base.device)
 
 
 def tokenwise(base: Base, slot: str, trees: Sequence[Tree], settings: PreferSettings) -> tuple[Tensor, ...]:

@@ -91,10 +91,15 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
 
 def encode(base: Base, prompts: Sequence[list[int]], room: int) -> tuple[list[list[int]], dict[str, int]]:
     """Prompts that leave room for an answer, and how many do not."""
-    kept = [p for p in prompts if len(p) + room <= base.context]
+    kept = [p for p in prompts if fits(base, p, room)]
     if not kept:
         raise UserError(f"no prompt leaves room for {room} tokens of answer in a context of {base.context}")
     return kept, {"too long": len(prompts) - len(kept)} if len(kept) < len(prompts) else {}
+
+
+def fits(base: Base, prompt: Sequence[int], room: int) -> bool:
+    """Whether so many tokens of answer have room behind a prompt."""
+    return len(prompt) + room <= base.context
 
 
 def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles:
