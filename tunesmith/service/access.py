@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Query, Request, Response
+from pydantic import AfterValidator
 
 from tunesmith.service.refusals import Refusal, SignInNeeded, log
 from tunesmith.store import keys, team
+from tunesmith.store.runs import now
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
@@ -42,8 +44,12 @@ HOLDERS: dict[str, frozenset[str]] = {
 SCOPES = {"labeler": "rank", "reviewer": "rank", "viewer": "read", "manager": "manage", "admin": "manage"}
 """The scope that a key needs for each right. A program's own account (role "api") needs nothing else."""
 
-MAX_FORM = 256 * 1024
+MAX_FORM = 2**20
 MAX_FIELDS = 200
+LARGEST = 2**31 - 1
+"""The largest whole number that both databases hold in a column."""
+Number = Annotated[int, Query(ge=0, le=LARGEST)]
+"""A place in a list, as it stands in an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class Person:
     role: str
     via: Literal["session", "key"] = "session"
     scopes: frozenset[str] | None = field(default=None)
+    key: str = ""  # its id
 
     def may(self, right: str, scope: str = "") -> bool:
         """Whether this person or program has a right; a key needs the scope too."""
@@ -64,7 +71,8 @@ class Person:
 
 
 def person(request: Request) -> Person:
-    """Who is signed in, or whose key it is.
+    """Who is signed in, or whose key it is. What a page sends names whose page it is (x-labeler): what was judged before
+    somebody else signed in, in another tab, must not be stored under their name.
 
     Raises:
         Refusal: 401; a browser is sent to the sign-in page.
@@ -76,6 +84,10 @@ def person(request: Request) -> Person:
     if found is None:
         raise SignInNeeded("Sign in first." if not request.url.path.startswith("/api/") else
                            "Sign in first, or send a key: Authorization: Bearer sk-...")
+    meant = unquote(request.headers.get("x-labeler", ""))
+    if meant and meant != found.name:
+        raise Refusal(f"This page is {meant}'s, and {found.name} is signed in now. It waits in this browser until "
+                      f"{meant} signs in again.", status=401, code="other_account")
     return Person(found.name, found.role)
 
 
@@ -106,22 +118,41 @@ Manager = Annotated[Person, Depends(require("manager"))]
 Admin = Annotated[Person, Depends(require("admin"))]
 
 
-def chat(request: Request) -> None:
-    """The dependency of /v1: a key with the scope `chat`; none on loopback while nobody has made a key.
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The program that calls /v1: the account that it acts for, and the id of its key, "" where /v1 is open."""
+
+    account: str
+    key: str = ""
+
+
+def program(scope: str) -> Callable[[Request], Caller]:
+    """The dependency of routes under /v1: a key with this scope; none on loopback while nobody has made a key.
 
     Raises:
-        Refusal: 401, 403 in OpenAI's words.
+        Refusal: 401, 403, 429 in OpenAI's words.
     """
-    workspace: Workspace = request.app.state.workspace
-    if not request.app.state.hosts and not keys.any_key(workspace):
-        return
-    secret = bearer(request)
-    if secret is None:
-        raise Refusal("You didn't provide an API key: send Authorization: Bearer sk-..., made by "
-                      "tunesmith keys create.", status=401, code="invalid_api_key")
-    if "chat" not in (_program(workspace, secret).scopes or ()):
-        raise Refusal('This key may not talk to models; it needs the scope "chat".', status=403,
-                      code="insufficient_permissions")
+    def check(request: Request) -> Caller:
+        workspace: Workspace = request.app.state.workspace
+        caller = Caller(request.app.state.owner)
+        if request.app.state.hosts or keys.any_key(workspace):
+            secret = bearer(request)
+            if secret is None:
+                raise Refusal("You didn't provide an API key: send Authorization: Bearer sk-..., made by "
+                              "tunesmith keys create.", status=401, code="invalid_api_key")
+            who = _program(workspace, secret)
+            if scope not in (who.scopes or ()):
+                raise Refusal(f'This key may not {keys.SCOPES[scope]}; it needs the scope "{scope}".', status=403,
+                              code="insufficient_permissions")
+            caller = Caller(who.name, who.key)
+        request.state.arrived = now()
+        request.state.headers = request.app.state.rates.take(caller.key)
+        return caller
+
+    return check
+
+
+chat = program("chat")
 
 
 def bearer(request: Request) -> str | None:
@@ -163,7 +194,7 @@ async def form(request: Request) -> dict[str, str]:
     """A dependency: the fields of one of our own HTML forms (`security.Guard` saw that it is our own).
 
     Raises:
-        Refusal: not a form, too large, a field twice.
+        Refusal: not a form, too large, a field twice, a character that not every database holds.
     """
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise Refusal("Send a form.", status=415)
@@ -177,10 +208,22 @@ async def form(request: Request) -> dict[str, str]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise Refusal("The form has a field twice.")
+    if any("\0" in text for pair in pairs for text in pair):
+        raise Refusal("The form holds the character U+0000, which no name or text here may have.")
     return fields
 
 
 Form = Annotated[dict[str, str], Depends(form)]
+
+
+def _storable(text: str) -> str:
+    if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("it holds a character that cannot be stored")
+    return text
+
+
+Id = Annotated[str, AfterValidator(_storable)]
+"""A name or an id in a body: what a database can look for."""
 
 
 def local(path: str) -> str:
@@ -216,7 +259,7 @@ class Throttle:
         return max(0.0, last + pause - self.clock())
 
     def failed(self, *key: str) -> None:
-        """Count a failure. Called before the password is checked, so that tries at once cannot outrun it."""
+        """Count a failure. Called before the password of a name is checked: tries at once cannot outrun it."""
         now = self.clock()
         with self._lock:
             if len(self._tries) > 10_000:
@@ -224,10 +267,16 @@ class Throttle:
             count, last = self._tries.get(key, (0, now))
             self._tries[key] = (count + 1 if now - last < self.memory else 1, now)
 
-    def forget(self, *key: str) -> None:
-        """The right password."""
+    def forget(self, *key: str) -> int:
+        """The right password: how many tries are forgotten."""
         with self._lock:
-            self._tries.pop(key, None)
+            return self._tries.pop(key, (0, 0.0))[0]
+
+    def forgive(self, count: int, *key: str) -> None:
+        """Take so many failures back."""
+        with self._lock:
+            before, last = self._tries.get(key, (0, 0.0))
+            self._tries[key] = max(0, before - count), last
 
 
 def address(request: Request) -> str:
@@ -245,7 +294,7 @@ def _program(workspace: Workspace, secret: str) -> Person:
         raise Refusal("Incorrect API key provided: it is unknown, revoked or has expired. "
                       "`tunesmith keys ls` shows which there are.", status=401, code="invalid_api_key")
     account, key = found
-    return Person(account.name, account.role, "key", frozenset(key.scopes))
+    return Person(account.name, account.role, "key", frozenset(key.scopes), key.id)
 
 
 def _roles(right: str) -> str:

@@ -8,6 +8,7 @@ Programs (`/v1`, `/api`) get OpenAI's error body, people get a page:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -24,11 +25,12 @@ log = logging.getLogger("tunesmith.service")
 
 
 class Refusal(UserError):
-    """A request that is turned down: `param` names the field, `code` is for programs."""
+    """A request that is turned down: `param` names the field, `code` is for programs, `kind` is OpenAI's type."""
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None,
+                 kind: str = "", headers: Mapping[str, str] | None = None):
         super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        self.status, self.param, self.code, self.kind, self.headers = status, param, code, kind, dict(headers or {})
 
 
 class SignInNeeded(Refusal):
@@ -51,7 +53,7 @@ async def _handler(request: Request, error: Exception) -> Response:
 def answer(request: Request, error: Exception) -> Response:
     """JSON for programs, a page for people; a traceback for neither."""
     status, body = describe(error, request)
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException | Refusal) else {}
     if status >= 500:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
     if request.url.path.startswith(("/v1", "/api")):
@@ -75,7 +77,8 @@ def describe(error: Exception, request: Request | None = None) -> tuple[int, dic
         status, (message, param, code) = 400, _first_invalid(error)
     elif isinstance(error, HTTPException):
         status, message = error.status_code, _plain(error, request)
-    kind = "invalid_request_error" if status < 500 else "server_error"
+    kind = error.kind if isinstance(error, Refusal) and error.kind else (
+        "invalid_request_error" if status < 500 else "server_error")
     return status, {"message": message, "type": kind, "param": param, "code": code}
 
 

@@ -3,8 +3,8 @@
 - Host must be a loopback name or one that was allowed by name: a page that rebinds its own DNS name to 127.0.0.1 is
   turned away.
 - Unsafe methods must come from our own pages or from no page at all (Origin, Sec-Fetch-Site) and stay under a size.
-  Under /api and /v1 they carry JSON (files under /api/uploads): no form and no "simple" request of another site is
-  that. Elsewhere they are HTML forms, which only our own pages may send: Origin or Sec-Fetch-Site must say so.
+  Under /api and /v1 they carry JSON, or a file where files are sent. Elsewhere they are HTML forms, which only our
+  own pages may send: Origin or Sec-Fetch-Site must say so.
 - Every answer, errors too, carries the security headers and an x-request-id.
 
 Any port is allowed in Host (an SSH tunnel may use another one); an Origin must equal that Host, port included.
@@ -12,6 +12,7 @@ Any port is allowed in Host (an SSH tunnel may use another one); an Origin must 
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 
@@ -28,6 +29,9 @@ MAX_BODY = 4 * 2**20
 UPLOADS = "/api/uploads"
 """Where files are sent as they are (application/octet-stream), and may be larger: `MAX_UPLOAD`."""
 MAX_UPLOAD = 2**30
+FILES = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
+"""Where programs send files as forms, as OpenAI's client does; each may have `MAX_FILE` bytes."""
+MAX_FILE = 513 * 2**20
 
 PAGE_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
                "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -46,7 +50,7 @@ HEADERS = {
 }
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-_KINDS = {"application/json": "JSON", "application/octet-stream": "a file"}
+_KINDS = {"application/json": "JSON", "application/octet-stream": "a file", "multipart/form-data": "a form"}
 
 
 def require_named(host: str, names: Sequence[str]) -> None:
@@ -82,12 +86,17 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self.headers.items():
                     headers.setdefault(name, value)
+                for name, value in scope.get("state", {}).get("headers", {}).items():  # what the route has to add
+                    headers[name] = value
                 headers["x-request-id"] = request_id
             await send(message)
 
         try:
-            limit = MAX_UPLOAD if scope["path"].startswith(UPLOADS) else self.max_body
+            path = scope["path"]
+            limit = MAX_UPLOAD if path.startswith(UPLOADS) else MAX_FILE if FILES.fullmatch(path) else self.max_body
             self.check(scope["method"], scope["path"], Headers(scope=scope), limit)
+            if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
+                raise Refusal("The address holds the character U+0000; nothing here has it in its name.")
             await self.app(scope, _capped(receive, limit), reply)
         except Exception as error:
             if started:
@@ -109,8 +118,10 @@ class Guard:
             raise Refusal(f"The body is larger than {limit} bytes.", status=413)
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if path.startswith(("/api/", "/v1/")):
-            wanted = "application/octet-stream" if path.startswith(UPLOADS) else "application/json"
-            if method != "DELETE" and kind not in (wanted, "application/json"):
+            wanted = ("application/octet-stream" if path.startswith(UPLOADS) else
+                      "multipart/form-data" if FILES.fullmatch(path) else "application/json")
+            nothing = length == "0" and not kind and "transfer-encoding" not in headers
+            if method != "DELETE" and not nothing and kind not in (wanted, "application/json"):
                 raise Refusal(f"Send the body as {_KINDS[wanted]}, with content-type: {wanted}.", status=415)
         elif kind != "application/x-www-form-urlencoded":
             raise Refusal("A page of this server sends forms here.", status=415)

@@ -22,12 +22,14 @@ from tunesmith.store import once
 from tunesmith.store import tables as db
 from tunesmith.store.blobs import OverQuota, new_id
 from tunesmith.store.database import alone, insert_once, pack
-from tunesmith.store.runs import now
+from tunesmith.store.runs import finite, now
 from tunesmith.store.team import from_now
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
+PREFIX = "ftjob-"
+"""Of a job's id, and of the adapters that it makes."""
 OPEN = ("validating_files", "queued", "running")
 """A worker is wanted."""
 OVER = ("succeeded", "failed", "cancelled")
@@ -103,7 +105,7 @@ def create(workspace: Workspace, body: Mapping[str, Any], account: str, key_id: 
     Raises:
         OverQuota: this key has `most` unfinished jobs already.
     """
-    id = new_id("ftjob-")
+    id = new_id(PREFIX)
 
     def write(c: sa.Connection) -> str:
         alone(c, "jobs")
@@ -286,15 +288,16 @@ def advance(workspace: Workspace, id: str, token: int, progress: Mapping[str, An
             lines: Sequence[tuple[str, str, Mapping[str, Any]]] = ()) -> None:
     """Note how far a job is, and events as (key, message, metrics); a key said before is stored once.
 
+    An event that is new shows that the job gets on, however often its workers died.
+
     Raises:
         Lost: another worker has the job.
     """
     def write(c: sa.Connection) -> None:
         job = _hold(c, id, token)
-        further = progress.get("step", 0) > job.progress.get("step", 0)
-        _set(c, job, progress=pack({**job.progress, **progress}), attempts=0 if further else job.attempts)
-        for key, message, data in lines:
-            _say(c, id, message, key=key, kind="metrics" if data else "message", data=data)
+        new = [_say(c, id, message, key=key, kind="metrics" if data else "message", data=data)
+               for key, message, data in lines]
+        _set(c, job, progress=pack({**job.progress, **progress}), attempts=0 if any(new) else job.attempts)
 
     workspace.database.write(write)
 
@@ -312,14 +315,32 @@ def add_checkpoint(workspace: Workspace, id: str, token: int, step: int, model: 
         Lost: another worker has the job.
     """
     def write(c: sa.Connection) -> None:
-        job = _hold(c, id, token)
-        insert_once(c, db.job_checkpoints, {"job_seq": job.seq, "step": step},
-                    {"id": f"ftckpt_{_digest(id, str(step))}", "model": model, "metrics": pack(dict(metrics)),
-                     "created": now()})
-        _name(c, model, adapter)
-        _say(c, id, f"Checkpoint created at step {step}", key=f"checkpoint {step}")
+        _keep(c, _hold(c, id, token), step, model, adapter, metrics)
 
     workspace.database.write(write)
+
+
+def succeed(workspace: Workspace, id: str, token: int, model: str, adapter: str, results: Sequence[str], tokens: int,
+            last: tuple[int, Mapping[str, float]]) -> bool:
+    """The end of a job: `adapter` (`name@version`) is served as `model` from now on, and is its last checkpoint.
+
+    False, and nothing of it, if somebody has paused or cancelled the job.
+
+    Raises:
+        Lost: another worker has the job.
+    """
+    def write(c: sa.Connection) -> bool:
+        job = _hold(c, id, token)
+        if job.status != "running":
+            return False
+        _keep(c, job, last[0], model, adapter, last[1])
+        _say(c, id, f"New fine-tuned model created: {model}")
+        _set(c, job, status="succeeded", model=model, results=pack(list(results)), trained_tokens=tokens,
+             finished=now(), lease_until="")
+        _say(c, id, "The job has successfully completed")
+        return True
+
+    return workspace.database.write(write)
 
 
 def name_model(workspace: Workspace, name: str, adapter: str) -> None:
@@ -345,11 +366,20 @@ def checkpoints(workspace: Workspace, id: str, limit: int, after: str = "") -> t
     return [Checkpoint(r.seq, r.id, r.step, r.model, json.loads(r.metrics), r.created) for r in rows], more
 
 
-def model_names(workspace: Workspace) -> dict[str, tuple[str, str]]:
-    """Every served name that is not an adapter's own -> (adapter, when it was given)."""
+def model_names(workspace: Workspace) -> dict[str, list[str]]:
+    """Adapter (`name@version`) -> the names beside its own that it is served under."""
+    found: dict[str, list[str]] = {}
     with workspace.database.read() as c:
-        rows = c.execute(sa.select(db.model_names).where(~db.model_names.c.deleted).order_by(db.model_names.c.seq))
-        return {row.name: (row.adapter, row.created) for row in rows}
+        for row in c.execute(sa.select(db.model_names).where(~db.model_names.c.deleted).order_by(db.model_names.c.seq)):
+            found.setdefault(row.adapter, []).append(row.name)
+    return found
+
+
+def adapter_named(workspace: Workspace, name: str) -> str:
+    """The adapter (`name@version`) that is served under such a name; the name itself if none is."""
+    with workspace.database.read() as c:
+        return c.scalar(sa.select(db.model_names.c.adapter).where(
+            db.model_names.c.name == name, ~db.model_names.c.deleted)) or name
 
 
 def delete_model(workspace: Workspace, name: str) -> bool:
@@ -388,11 +418,20 @@ def _set(c: sa.Connection, job: Job, **values: Any) -> None:
 
 
 def _say(c: sa.Connection, id: str, message: str, *, key: str = "", level: str = "info", kind: str = "message",
-         data: Mapping[str, Any] | None = None) -> None:
+         data: Mapping[str, Any] | None = None) -> bool:
+    """False if it is said already."""
     job_seq = c.scalar(sa.select(db.jobs.c.seq).where(db.jobs.c.id == id))
-    insert_once(c, db.job_events, {"id": f"ftevent-{_digest(id, key or message)}"},
-                {"job_seq": job_seq, "created": now(), "level": level, "kind": kind, "message": message,
-                 "data": pack(dict(data or {}))})
+    return insert_once(c, db.job_events, {"id": f"ftevent-{_digest(id, key or message)}"},
+                       {"job_seq": job_seq, "created": now(), "level": level, "kind": kind, "message": message,
+                        "data": pack(finite(data or {}))})
+
+
+def _keep(c: sa.Connection, job: Job, step: int, model: str, adapter: str, metrics: Mapping[str, float]) -> None:
+    insert_once(c, db.job_checkpoints, {"job_seq": job.seq, "step": step},
+                {"id": f"ftckpt_{_digest(job.id, str(step))}", "model": model, "metrics": pack(finite(metrics)),
+                 "created": now()})
+    _name(c, model, adapter)
+    _say(c, job.id, f"Checkpoint created at step {step}", key=f"checkpoint {step}")
 
 
 def _name(c: sa.Connection, name: str, adapter: str) -> None:

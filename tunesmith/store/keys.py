@@ -28,6 +28,8 @@ SCOPES: dict[str, str] = {
     "data": "bring data in and take it out",
     "manage": "change projects, the queue, the team",
     "chat": "talk to the models under /v1",
+    "files": "send, read and delete files under /v1",
+    "fine_tuning": "start and steer fine-tuning jobs under /v1, delete the models they made",
 }
 ALLOWED: dict[str, tuple[str, ...]] = {
     "admin": tuple(SCOPES), "manager": tuple(SCOPES), "api": tuple(SCOPES),
@@ -108,6 +110,19 @@ def revoke_key(workspace: Workspace, id: str, by: str, account: str = "") -> Non
         append(c, by, "revoke", id)
 
     workspace.database.write(write)
+
+
+def revoke_keys(workspace: Workspace, account: str, by: str) -> int:
+    """End all keys of an account at once; how many worked."""
+    def write(c: sa.Connection) -> int:
+        k = db.api_keys.c
+        ids = c.scalars(sa.select(k.id).where(k.account == account, k.revoked == "")).all()
+        c.execute(sa.update(db.api_keys).where(k.id.in_(ids)).values(revoked=now()))
+        for id in ids:
+            append(c, by, "revoke", id)
+        return len(ids)
+
+    return workspace.database.write(write)
 
 
 def key(workspace: Workspace, secret: str) -> tuple[team.Account, Key] | None:

@@ -41,9 +41,11 @@ class Item(reward.Item):
 
 
 def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Sequence[AnswerGroup], *,
-          about: Mapping[str, Any] | None = None, resume: Run | None = None,
+          unseen: Sequence[AnswerGroup] = (), about: Mapping[str, Any] | None = None, resume: Run | None = None,
           progress: Progress | None = None) -> Adapter:
     """Make better answers likelier than worse ones, against where `settings.policy` stood; held-out prompts measure it.
+
+    `unseen` are measured too, on the way.
 
     Raises:
         UserError: no usable group.
@@ -51,10 +53,12 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
     """
     start = workspace.adapter(settings.policy)
     items, skipped = encode(base, groups, settings.longest or base.context)
+    learned = len(items)
+    items += encode(base, unseen, settings.longest or base.context)[0] if unseen else []
     adapters.load(base, "policy", start.path)
     weights = adapters.trainable(base, "policy")
     settings = settle(settings, base, "policy", resume)
-    size = len(divide(items, settings.held_out)[0])
+    size = len(divide(items[:learned], settings.held_out)[0])
     steps = math.ceil(size * settings.epochs / settings.batch)
     learner = Learner.of(weights, steps, settings)
     data = fingerprint([[i.group.id, i.weight, [p.to_dict() for p in i.pairs]] for i in items])
@@ -74,7 +78,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
         looked_at = [] if known or settings.reference_free else [i.tree for i in items]
         items = ([replace(i, reference=r) for i, r in zip(items, known, strict=True)] if known else
                  reference(base, items, settings))
-        train_items, held_out = divide(items, settings.held_out)
+        (train_items, held_out), measured = divide(items[:learned], settings.held_out), items[learned:]
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped,
                        **(about or {})}
 
@@ -87,6 +91,9 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
             chosen = [train_items[i]
                       for i in indices(len(train_items), settings.seed, step * settings.batch, settings.batch)]
             metrics = {**forward_backward(base, learner, chosen, settings), **learner.step()}
+            if measured and ((step + 1) % math.ceil(steps / 10) == 0 or step + 1 == steps):
+                found = assess(base, measured, settings)
+                metrics |= {"valid_loss": found["loss"], "valid_accuracy": found["accuracy"]["value"]}
             run.end_step(step + 1, metrics, save, references.work([i.tree for i in chosen], looked_at))
             looked_at = []
         run.summary |= {"held_out": assess(base, held_out, settings)}
@@ -205,4 +212,5 @@ def assess(base: Base, items: Sequence[Item], settings: PreferSettings) -> dict[
     found = preferences.agreement(margin_P, table.p_P)
     n = int(found["strict"])
     margin = torch.where(table.p_P < 0.5, -margin_P, margin_P).mean()
-    return {"pairs": n, "accuracy": wilson(float(found["right"]), n).to_dict(), "margin": float(margin)}
+    return {"pairs": n, "accuracy": wilson(float(found["right"]), n).to_dict(), "margin": float(margin),
+            "loss": float(_loss(logprobs_A, items, sum(i.weight for i in items), settings)[0])}

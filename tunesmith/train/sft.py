@@ -54,11 +54,17 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
         for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
             chosen = [trees[i] for i in indices(len(trees), settings.seed, step * settings.batch, settings.batch)]
             metrics = {**forward_backward(base, learner, chosen, settings.layout, slot=slot), **learner.step()}
-            if unseen and ((step + 1) % (settings.valid_every or math.ceil(steps / 10)) == 0 or step + 1 == steps):
+            if unseen and due(step + 1, steps, settings):
                 metrics |= assess(base, unseen, learner.budget, settings.layout, slot)
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "policy"),
                          passes(chosen, trained=1, trained_logits=1))
         return publish()
+
+
+def due(step: int, steps: int, settings: SftSettings) -> bool:
+    """Whether to measure after step number `step` (from 1): now and then, at the end, and with every version."""
+    every = settings.valid_every or math.ceil(steps / 10)
+    return step % every == 0 or step == steps or bool(settings.snapshots and step % settings.snapshots == 0)
 
 
 def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: Layout = "tree",
