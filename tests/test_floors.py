@@ -20,7 +20,7 @@ FLOORS = [
     {"train", "evaluate"},
     {"service", "cluster"},
     {"rounds", "terminal"},
-    {"quickstart"},
+    {"quickstart", "library"},
     {"cli", "doctor", "__main__"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

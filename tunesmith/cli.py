@@ -11,6 +11,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from tunesmith import __version__, settings
@@ -34,6 +35,7 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "adapters transfer": (settings.TransferSettings, ("adapters",)),
     "evaluate": (settings.EvaluateSettings, ("models",)),
     "serve": (settings.ServeSettings, ()),
+    "work": (settings.WorkSettings, ()),
 }
 """Commands whose flags are the fields of a settings model, and which fields are given by position."""
 
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     top = parser()
-    pair = next((i for i, two in enumerate(zip(argv, argv[1:])) if " ".join(two) in FROM_SETTINGS), None)
+    pair = next((i for i, two in enumerate(pairwise(argv)) if " ".join(two) in FROM_SETTINGS), None)
     if pair is not None:  # a verb of two words
         argv = [*argv[:pair], " ".join(argv[pair:pair + 2]), *argv[pair + 2:]]
     command, unknown = top.parse_known_args(argv)
@@ -297,12 +299,14 @@ def _studio(command: argparse.Namespace, terminal: Terminal) -> None:
 
 def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith.service.app import create_app, run_server
+    from tunesmith.service.quotas import Quotas
     from tunesmith.store import keys
 
     chosen, shop = _settings(command), _shop(command, terminal)
     spec, engine = _engine(shop, chosen.base)
+    quotas = Quotas(chosen.requests_per_minute, chosen.storage_mb * 2**20, chosen.unfinished_jobs)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
-                     https=chosen.https)
+                     https=chosen.https, quotas=quotas, train=chosen.train)
     needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
              "is open to every program on this machine until you make a key")
     run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
@@ -310,16 +314,34 @@ def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
         f"The API {needs}: tunesmith keys create NAME --scopes chat. {_ONCE}{_plain(chosen)}"))
 
 
-def _engine(shop: Shop, base: str = "") -> tuple[str, Callable[[], Any]]:
+def _engine(shop: Shop, base: str = "", rows: int = 64) -> tuple[str, Callable[[], Any]]:
     """The base to serve (the newest adapter's, if none is named), and what loads it when somebody first asks."""
     spec = base or next((str(a.base["spec"]) for a in reversed(shop.workspace.adapters())), "loan-desk")
 
     def engine() -> Any:
         from tunesmith.model.engine import LocalEngine
+        from tunesmith.model.serving import Serving
 
-        return LocalEngine(shop.base(spec))
+        return Serving(LocalEngine(shop.base(spec), rows))
 
     return spec, engine
+
+
+def _work(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+    from tunesmith.service import trainer
+    from tunesmith.service.worker import Worker
+    from tunesmith.store import jobs
+
+    chosen, shop = _settings(command), _shop(command, terminal)
+    if not chosen.once:
+        def ended(id: str) -> None:
+            terminal.say(f"{id}: {jobs.find(shop.workspace, id).status}")
+
+        return Worker(shop.workspace, ended).run(chosen.until_idle)
+    hands = trainer.Hands(lambda *step: rounds.train(shop, *step), lambda *what: rounds.fresh(shop, *what))
+    status = trainer.work(shop.workspace, chosen.once, chosen.token, hands)
+    return terminal.result({"job": chosen.once, "status": status}, f"{chosen.once}: {status}")
 
 
 _ONCE = "The studio's link signs you in, once, within 10 minutes; a new one: tunesmith team link."
@@ -545,6 +567,6 @@ def _skipped(counts: Mapping[str, int]) -> str:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
     "quickstart": _quickstart, "import": _import, "sft": _train("sft"), "collect": _collect, "studio": _studio,
     "reward": _train("reward"), "ppo": _train("ppo"), "prefer": _train("prefer"), "evaluate": _evaluate,
-    "serve": _serve, "runs": _runs, "adapters": _adapters, "data": _data, "keys": _keys, "team": _team,
+    "serve": _serve, "work": _work, "runs": _runs, "adapters": _adapters, "data": _data, "keys": _keys, "team": _team,
     "doctor": _doctor, "adapters merge": _merge, "adapters transfer": _transfer,
 }

@@ -302,9 +302,9 @@ class MergeSettings(Settings):
 class TransferSettings(Settings):
     """adapters x datasets -> who helps where, and what a new adapter should start from"""
 
-    adapters: tuple[str, ...] = Field((), description="policies of one base; all of the base's newest if left out")
+    adapters: tuple[str, ...] = Field((), description="policies of one base; all of it if left out")
     data: tuple[str, ...] = Field(..., description="datasets of demonstrations")
-    base: str = Field("", description="needed only without adapters")
+    base: str = Field("", description="default: the adapters' own; without adapters the newest one's")
     limit: int = Field(100, ge=1, description="demonstrations of each dataset")
     max_tokens: int = Field(0, ge=0, description="longer ones are left out; 0: what the base takes")
     seed: int = Field(0, ge=0, description="of the bootstrap")

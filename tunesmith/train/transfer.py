@@ -1,0 +1,132 @@
+"""What adapters are worth on data they were not trained on: the transfer matrix, where to start, how to mix them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from tunesmith.model import adapters, merging
+from tunesmith.model.base import Base
+from tunesmith.model.batch import Tree, build, hidden, split
+from tunesmith.model.scorer import BUDGET, token_logprobs
+from tunesmith.ops import logprobs, losses
+from tunesmith.statistics import Interval, bootstrap_mean, paired_difference
+
+BARE = "base"
+"""The column of the bare base."""
+
+SPARSITY, REACH = 0.05, 1.5
+"""LoraHub's penalty on the mean absolute weight, and the largest weight it allows (arXiv 2307.13269)."""
+
+
+@torch.no_grad()
+def nats(base: Base, slot: str, trees: Sequence[Tree]) -> list[float]:
+    """Each demonstration's mean negative log-likelihood per learned token under adapter `slot`."""
+    found: list[float] = []
+    for part in split(trees, BUDGET):
+        batch = build([trees[i] for i in part], base.device)
+        weight = batch.table(batch.weight_N)
+        sums = (batch.table(token_logprobs(base, slot, batch)) * weight).sum(1)
+        found += (-sums / weight.sum(1)).tolist()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One dataset: nats per token under the bare base and each adapter, and each adapter's gain over the base."""
+
+    data: str
+    loss: Mapping[str, Interval]
+    gain: Mapping[str, Interval]
+
+    @property
+    def best(self) -> str:
+        """The adapter that a new one for this data should start from; "base" where none surely helps."""
+        sure = {name: i.value for name, i in self.gain.items() if i.low > 0}
+        return max(sure, key=lambda name: sure[name]) if sure else BARE
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"data": self.data, "best": self.best, "loss": {k: v.to_dict() for k, v in self.loss.items()},
+                "gain": {k: v.to_dict() for k, v in self.gain.items()}}
+
+
+def row(base: Base, data: str, trees: Sequence[Tree], slots: Mapping[str, str], seed: int = 0) -> Row:
+    """What each adapter (`slots`: its name and where it is attached) makes of one dataset.
+
+    The gain is paired, demonstration by demonstration, with bootstrap intervals.
+    """
+    bare = nats(base, "", trees)
+    each = {name: nats(base, slot, trees) for name, slot in slots.items()}
+    return Row(data, {BARE: bootstrap_mean(bare, seed=seed),
+                      **{name: bootstrap_mean(x, seed=seed) for name, x in each.items()}},
+               {name: paired_difference(bare, x, seed=seed) for name, x in each.items()})
+
+
+def weigh(base: Base, parts: Sequence[merging.Change], trees: Sequence[Tree]) -> list[float]:
+    """The weights of a sum of adapters that suits a few demonstrations best, each within -1.5 .. 1.5.
+
+    LoraHub's aim, the mean loss plus 0.05 x the mean absolute weight, with exact gradients instead of its
+    gradient-free search: with B = [w_i B_i] side by side, dL/dw_i is the inner product of dL/dB's columns with B_i.
+    """
+    slot = "weighed"
+    whole = merging.total(parts, [1.0] * len(parts))
+    merging.attach(base, slot, whole)
+    learned = {key: p for key, p in adapters.trainable(base, slot).items() if ".lora_B." in key}
+    start = {key: p.detach().clone() for key, p in learned.items()}
+    owner = _owners(base, slot, parts)
+    tokens = sum(w for t in trees for ws in t.weights for w in ws)
+
+    def loss(signed: np.ndarray) -> tuple[float, np.ndarray]:
+        """The aim and its gradient at weights p - n, both at least 0, so that the penalty is linear."""
+        w = torch.tensor(signed[:len(parts)] - signed[len(parts):], dtype=torch.float32)
+        with torch.no_grad():
+            for key, p in learned.items():
+                p.copy_(start[key] * w[owner[key]])
+                p.grad = None
+        value = _backward(base, slot, trees, tokens)
+        slope = torch.zeros(len(parts))
+        for key, p in learned.items():
+            if p.grad is not None:
+                slope.index_add_(0, owner[key], (p.grad * start[key]).sum(0))
+        penalty = SPARSITY / len(parts)
+        return value + penalty * float(signed.sum()), np.concatenate([slope.numpy() + penalty,
+                                                                      penalty - slope.numpy()]).astype(float)
+
+    try:
+        found = minimize(loss, np.zeros(2 * len(parts)), jac=True, method="L-BFGS-B",
+                         bounds=[(0.0, REACH)] * (2 * len(parts)), options={"maxiter": 40})
+    finally:
+        adapters.remove(base, slot)
+    return [round(float(x), 6) for x in found.x[:len(parts)] - found.x[len(parts):]]
+
+
+def _owners(base: Base, slot: str, parts: Sequence[merging.Change]) -> dict[str, torch.Tensor]:
+    """For each B of `slot`, which part each of its columns comes from; columns of zeros count for the first."""
+    owners = {}
+    for key, p in adapters.parameters(base, slot).items():
+        if ".lora_B." not in key:
+            continue
+        layer = key.split(".lora_B.")[0]
+        columns = [i for i, part in enumerate(parts) if layer in part for _ in part[layer].a]
+        owners[key] = torch.tensor(columns + [0] * (p.shape[1] - len(columns)))
+    return owners
+
+
+def _backward(base: Base, slot: str, trees: Sequence[Tree], tokens: float) -> float:
+    total = 0.0
+    for part in split(trees, BUDGET):
+        batch = build([trees[i] for i in part], base.device)
+        with adapters.active(base, slot):
+            learned = batch.weight_N > 0
+            states = hidden(base, batch, "tree", batch.source_N[learned])
+            logp_N = logprobs.from_hidden(states, base.head, batch.target_N[learned])
+            value, _ = losses.sft(logp_N, batch.weight_N[learned], tokens)
+            value.backward()
+        total += float(value.detach())
+    return total
