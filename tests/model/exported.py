@@ -8,10 +8,11 @@ from pathlib import Path
 import tiny
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from tunesmith.model import adapters
+from tunesmith.model import adapters, gguf
 from tunesmith.model import base as bases
+from tunesmith.model.heads import ScalarHead
 from tunesmith.store.workspace import Adapter, Workspace
 
 TEXTS = ("Hello there, world!", " two  spaces\nand 12345 lines\n\n", "l'été d'un naïf — 😀", "don't we'll THEY'RE",
@@ -35,13 +36,9 @@ CONFIGS = {
                               final_logit_softcapping=3.0),
     "gpt2": hf.GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=256, initializer_range=0.1),
 }
-QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-        r"|\s+(?!\S)|\s+")
 
 
 def split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    from tokenizers import Regex
-
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
@@ -55,6 +52,14 @@ def byte_level(cut: pre_tokenizers.PreTokenizer | None = None) -> hf.PreTrainedT
         vocab_size=360, special_tokens=tiny.SPECIAL, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return _fast(inner)
+
+
+def whole_words_first() -> hf.PreTrainedTokenizerFast:
+    """Llama 3's: a word that is a token is one, whatever the merges would make of it."""
+    spec = json.loads(byte_level(split(gguf.LLAMA3)).backend_tokenizer.to_str())
+    spec["model"]["ignore_merges"] = True
+    spec["model"]["vocab"]["Ġcustomers"] = len(spec["model"]["vocab"])
+    return _fast(Tokenizer.from_str(json.dumps(spec)))
 
 
 def pieces(space_first: bool = True) -> hf.PreTrainedTokenizerFast:
@@ -96,7 +101,7 @@ def save(folder: Path, architecture: str, tokenizer: hf.PreTrainedTokenizerFast 
     torch.manual_seed(7)
     model = hf.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():  # norms and biases that matter
-        for name, p in model.named_parameters():
+        for _, p in model.named_parameters():
             if p.ndim == 1:
                 p.add_(torch.randn(p.shape) * 0.1)
     model.save_pretrained(folder)
@@ -105,13 +110,11 @@ def save(folder: Path, architecture: str, tokenizer: hf.PreTrainedTokenizerFast 
 
 
 def publish(workspace: Workspace, folder: Path, method: adapters.Method | None = None, name: str = "m",
-            head: bool = False) -> tuple[Adapter, bases.Base]:
+            head: bool = False, size: float = 0.1) -> tuple[Adapter, bases.Base]:
     """An adapter whose weights matter, and its base with the adapter attached as `one`."""
-    from tunesmith.model.heads import ScalarHead
-
     base = bases.load(str(folder))
     adapters.attach(base, "one", method or adapters.Method(rank=4, alpha=8), seed=0)
-    tiny.shake(base, "one", size=0.1)
+    tiny.shake(base, "one", size=size)
 
     def write(into: Path) -> None:
         adapters.save(base, "one", into)

@@ -1,6 +1,7 @@
 """Runs under a Python that has llama-cpp-python: logits, tokens and a chat prompt of GGUF files, as JSON.
 
-stdin: {"model": path, "lora": path or null, "ids": [...], "texts": [...]}. Weights and cache are float32; the
+stdin: {"model": path, "lora": path or null, "ids": [...], "texts": [...],
+"greedy": how many tokens to write}. Weights and cache are float32; the
 repacked kernels (AMX and the like) are off, because they round.
 """
 
@@ -26,4 +27,8 @@ model = Llama(job["model"], lora_path=job["lora"], logits_all=True, n_ctx=256, n
 model.eval(job["ids"])
 logits = [[float(x) for x in row] for row in model.scores[:len(job["ids"])]]
 tokens = [model.tokenize(text.encode(), add_bos=False, special=True) for text in job["texts"]]
-json.dump({"logits": logits, "tokens": tokens, "context": model.n_ctx(), "metadata": model.metadata}, sys.stdout)
+written = []
+while len(written) < job["greedy"] and (not written or written[-1] != model.token_eos()):
+    written.append(int(model.scores[model.n_tokens - 1].argmax()))
+    model.eval(written[-1:])
+json.dump({"logits": logits, "tokens": tokens, "written": written, "metadata": model.metadata}, sys.stdout)
