@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from tunesmith.errors import NotFound, UserError
+from tunesmith.errors import GraderError, NotFound, UserError
 from tunesmith.feedback import graders
 from tunesmith.service import recipes
 from tunesmith.service.access import Caller, program
 from tunesmith.service.files import marked, page, seconds
+from tunesmith.service.graders import check_models
 from tunesmith.service.quotas import over_quota
 from tunesmith.service.refusals import Refusal
 from tunesmith.store import blobs, jobs
@@ -73,6 +74,7 @@ class RlhfHyperparameters(Hyperparameters):
 
     n_updates: _auto(1, 10_000) = "auto"  # type: ignore[valid-type]
     kl: _auto(0, 100, whole=False) = "auto"  # type: ignore[valid-type]
+    max_tokens: _auto(1, 8192) = "auto"  # type: ignore[valid-type]
 
 
 class Supervised(Strict):
@@ -228,7 +230,8 @@ def wanted(workspace: Workspace, hub: Hub, body: NewJob) -> dict[str, Any]:
     except NotFound as error:
         raise Refusal(str(error), param="model", code="model_not_found") from error
     if kind == "reinforcement":
-        _check_grader(method[kind]["grader"])
+        _check_grader(workspace, hub, method[kind]["grader"])
+        _check_effortless(method[kind]["hyperparameters"])
     if body.validation_file and kind not in ("supervised", "dpo"):
         raise Refusal(f"A validation_file is for supervised and dpo, not for {kind}.", param="validation_file",
                       code="unsupported_parameter")
@@ -239,7 +242,7 @@ def wanted(workspace: Workspace, hub: Hub, body: NewJob) -> dict[str, Any]:
     return {"model": body.model, "base": hub.base, "start": card.adapter, "training_file": body.training_file,
             "validation_file": body.validation_file, "method": method, "suffix": body.suffix,
             "seed": secrets.randbelow(2**31) if body.seed is None else body.seed, "metadata": body.metadata,
-            "max_tokens": 128, "name": model_name(hub.base, body.suffix or "")}
+            "name": model_name(hub.base, body.suffix or "")}
 
 
 def model_name(base: str, suffix: str) -> str:
@@ -248,12 +251,20 @@ def model_name(base: str, suffix: str) -> str:
     return f"ft:{plain[0]}:{ORGANISATION}:{plain[1]}:{secrets.token_hex(4)}"
 
 
-def _check_grader(spec: Mapping[str, Any]) -> None:
+def _check_grader(workspace: Workspace, hub: Hub, spec: Mapping[str, Any]) -> None:
+    where = "method.reinforcement.grader"
     try:
-        graders.parse(spec, "method.reinforcement.grader")
-    except UserError as error:
-        raise Refusal(str(error), param=getattr(error, "param", None) or "method.reinforcement.grader",
-                      code="invalid_grader") from error
+        check_models(graders.parse(spec, where), workspace, [n for n in hub.cards() if ":" not in n], where)
+    except GraderError as error:
+        raise Refusal(str(error), param=error.param, code="invalid_grader") from error
+
+
+def _check_effortless(asked: Mapping[str, Any]) -> None:
+    """What would change the result, and is not done here, is refused by name."""
+    for name, neutral in (("reasoning_effort", "default"), ("eval_interval", "auto"), ("eval_samples", "auto")):
+        if asked[name] != neutral:
+            raise Refusal(f"'{name}' is not supported by this server; leave it out.", code="unsupported_parameter",
+                          param=f"method.reinforcement.hyperparameters.{name}")
 
 
 def _check_file(workspace: Workspace, id: str, param: str) -> None:

@@ -11,6 +11,7 @@ job, so that a step that a crash interrupted is found again by its name.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ UPDATES = 40
 """Rollout batches of a method that samples, for "auto"."""
 KINDS = {"supervised": "demonstrations", "dpo": "comparisons", "reinforcement": "prompts", "rlhf": "rankings"}
 """What the training file of each method holds."""
+MAX_TOKENS = 128
+"""Of an answer that a method samples."""
 DEFAULT_BATCH = 16
 MOST_EPOCHS = 10
 CHECKPOINTS = 3
@@ -50,10 +53,10 @@ def resolved(kind: str, asked: Mapping[str, Any], rows: int) -> dict[str, Any]:
     batch = _number(asked.get("batch_size")) or max(1, min(DEFAULT_BATCH, 2 ** round(math.log2(max(rows, 32) / 32))))
     auto["batch_size"] = batch
     if kind == "rlhf":
-        auto |= {"n_epochs": 1, "n_updates": UPDATES, "kl": 0.05}
+        auto |= {"n_epochs": 1, "n_updates": UPDATES, "kl": 0.05, "max_tokens": MAX_TOKENS}
     elif kind == "reinforcement":
         auto |= {"n_epochs": max(1, math.ceil(UPDATES * batch / rows)), "reasoning_effort": "default",
-                 "compute_multiplier": 1.0, "eval_interval": 10, "eval_samples": 1}
+                 "compute_multiplier": 1.0}
     else:
         auto["n_epochs"] = max(1, min(MOST_EPOCHS, round(STEPS * batch / rows)))
     if kind == "dpo":
@@ -88,15 +91,15 @@ def stages(job: Job, rows: int) -> list[Stage]:
         updates = how["n_updates"]
         ppo = PpoSettings(policy=start, reward=f"{job.id}-reward", prompts=prompt_set(job), name=job.id,
                           updates=updates, episodes=4 * how["batch_size"], kl=how["kl"], seed=body["seed"],
-                          lr=2e-4 * how["learning_rate_multiplier"], max_tokens=body["max_tokens"],
+                          lr=2e-4 * how["learning_rate_multiplier"], max_tokens=how["max_tokens"],
                           checkpoint_every=min(10, updates), snapshots=_apart(updates))
         return [*fresh, Stage("reward", f"{job.id}-reward", reward), Stage("ppo", job.id, ppo, main=True)]
     updates = max(1, math.ceil(rows * how["n_epochs"] / how["batch_size"]))
     samples = max(2, round(8 * how["compute_multiplier"]))
-    grpo = PreferSettings(method="grpo", policy=start, grader=method[kind]["grader"], prompts=train_set(job),
-                          name=job.id, updates=updates, batch=how["batch_size"], samples=samples, seed=body["seed"],
-                          lr=1e-4 * how["learning_rate_multiplier"], max_tokens=body["max_tokens"],
-                          checkpoint_every=min(10, updates), snapshots=_apart(updates))
+    grpo = PreferSettings(method="grpo", policy=start, grader=json.dumps(method[kind]["grader"]),
+                          prompts=train_set(job), name=job.id, updates=updates, batch=how["batch_size"],
+                          samples=samples, seed=body["seed"], lr=1e-4 * how["learning_rate_multiplier"],
+                          max_tokens=MAX_TOKENS, checkpoint_every=min(10, updates), snapshots=_apart(updates))
     return [*fresh, Stage("prefer", job.id, grpo, main=True)]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.contracts import Progress
 from tunesmith.errors import DataError, Interrupted, NotFound, StorageError, TunesmithError, UserError
-from tunesmith.records import AnswerGroup, fingerprint
+from tunesmith.feedback import graders
+from tunesmith.records import AnswerGroup, Prompt, fingerprint
 from tunesmith.service import recipes
 from tunesmith.service.recipes import Stage
 from tunesmith.settings import Settings
 from tunesmith.store import blobs, formats, jobs
 from tunesmith.store.failpoints import failpoint
 from tunesmith.store.jobs import Job
-from tunesmith.store.publish import write_atomically
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Adapter, Run, Workspace
@@ -166,6 +165,11 @@ def _import(workspace: Workspace, job: Job, param: str, name: str, kind: str) ->
         raise Refused(f"{file.filename}{str(e).removeprefix(str(path))}", param) from e
     if kind == "comparisons" and not any(isinstance(r, AnswerGroup) and (r.tiers or r.pairs) for r in found.rows):
         raise Refused(f"{file.filename}: these are thumbs, not preferences", param)
+    if grader := job.body["method"].get("reinforcement", {}).get("grader"):
+        try:
+            graders.check_rows(graders.parse(grader), [r for r in found.rows if isinstance(r, Prompt)], file.filename)
+        except DataError as e:
+            raise Refused(str(e), param) from e
     data = workspace.add_dataset(name, kind, found.rows, source=file.filename, skipped=found.skipped)  # type: ignore[arg-type]
     if recipes.KINDS[job.body["method"]["type"]] == "rankings" and param == "training_file":
         _prompts(workspace, job, [r for r in found.rows if isinstance(r, AnswerGroup)])
@@ -207,22 +211,12 @@ def train(workspace: Workspace, job: Job, token: int, hands: Hands) -> None:
                                                 "Fine-tuning job started"):
         raise Interrupted("somebody paused or cancelled the job")
     rows = int(job.progress["rows"])
-    if grader := job.body["method"].get("reinforcement", {}).get("grader"):
-        job.body["method"]["reinforcement"]["grader"] = _written(workspace, job, grader)
     adapter, main = None, None
     for stage in recipes.stages(job, rows):
         adapter, run = _made(workspace, job, token, stage, hands)
         main = run if stage.main else main
     assert adapter is not None and main is not None
     _settle(workspace, job, token, adapter, main)
-
-
-def _written(workspace: Workspace, job: Job, grader: Mapping[str, Any]) -> str:
-    """The grader as the file that a training step takes."""
-    folder = workspace.root / FOLDER / job.id
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "grader.json", json.dumps(grader))
-    return str(folder / "grader.json")
 
 
 def _made(workspace: Workspace, job: Job, token: int, stage: Stage, hands: Hands) -> tuple[Adapter, Run | None]:
