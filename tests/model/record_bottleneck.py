@@ -37,7 +37,7 @@ def record(name):
     torch.manual_seed(5)
     plain = MODELS[name]().eval()
     with torch.no_grad():
-        for key, p in plain.named_parameters():
+        for p in plain.parameters():
             if p.ndim == 1:  # biases and norms start at 0 and 1, which would hide mistakes
                 p.add_(0.2 * torch.randn_like(p))
     found = {f"base/{k}": v for k, v in plain.state_dict().items() if k != "lm_head.weight"}  # tied

@@ -59,7 +59,7 @@ def test_values_and_gradients_are_those_of_the_adapters_library(architecture, ki
 
 def ours(key, kind):
     """The library's name of a weight in our file."""
-    *_, block, place, _, _ = key.split(".adapters.")[0].split(".") + ["", ""]
+    *_, block, place = key.split(".adapters.")[0].split(".")
     where = {"attention_adapters": "attention", "output_adapters": "block" if kind == "pfeiffer" else "mlp"}[place]
     return f"blocks.{block}.{where}.{PARTS[key.split(f'.adapters.{kind}.')[1]]}"
 
@@ -167,7 +167,7 @@ def test_blocks_without_such_places_are_refused(tmp_path):
     config = hf.OPTConfig(vocab_size=300, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
                           max_position_embeddings=64, do_layer_norm_before=False)
     base = Base(hf.OPTForCausalLM(config), tiny.tokenizer(), "opt")
-    with pytest.raises(ModelError, match="base opt: its blocks .OPTDecoderLayer: self_attn, .* another --adapter"):
+    with pytest.raises(ModelError, match=r"base opt: its blocks .OPTDecoderLayer: self_attn, .* another --adapter"):
         adapters.attach(base, "a", adapters.Method("houlsby"), 0)
     assert adapters.names(base) == []
     config = hf.MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4)
