@@ -1,4 +1,5 @@
-"""The verbs that cross floors, as Protocols: whoever has the verb fits, a fake fits in a test file."""
+"""The verbs that cross floors, as Protocols: whoever has the verb fits, a fake fits in a test file. And what makes
+tiers tiers, which `store` and `feedback` both have to know."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tunesmith.errors import DataError
 from tunesmith.records import Answer, Conversation, Prompt
 
 
@@ -26,6 +28,27 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     alternatives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as people see it; `alternatives` are the likeliest at its place, perhaps itself among them. The first
+    token of a prompt has no log-prob."""
+
+    text: str
+    bytes: bytes
+    logprob: float | None = None
+    alternatives: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is new of the answer `index` of a request: text and its tokens, and `answer` once it has ended."""
+
+    index: int
+    text: str
+    tokens: tuple[Token, ...] = ()
+    answer: Answer | None = None
 
 
 class Engine(Protocol):
@@ -66,3 +89,21 @@ class Executor(Protocol):
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with (steps done, steps in all, newest metrics)."""
+
+
+def check_tiers(tiers: Sequence[Sequence[int]], answers: int) -> None:
+    """Every index fits, none comes twice, no tier is empty; leaving answers out is allowed.
+
+    Raises:
+        DataError: says which.
+    """
+    seen: set[int] = set()
+    for tier in tiers:
+        if not tier:
+            raise DataError("a tier is empty")
+        for index in tier:
+            if not 0 <= index < answers:
+                raise DataError(f"answer {index} is ranked, but there are answers 0 to {answers - 1}")
+            if index in seen:
+                raise DataError(f"answer {index} is ranked twice")
+            seen.add(index)

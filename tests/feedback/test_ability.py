@@ -172,3 +172,18 @@ def test_twenty_seeds_of_the_published_setup():
         figures.append((auc([-found.labelers[n].ability.value for n in names], bad),
                         rank_correlation(found, groups, worth_GK)))
     assert min(a for a, _ in figures) >= 0.99 and np.mean([r for _, r in figures]) >= 0.88
+
+
+def test_pairs_shared_only_with_somebody_without_a_say_are_not_shared():
+    groups = [judged(f"q{n}", who, ((0,), (1,), (2,))) for n in range(30) for who in ("ann", "held")]
+    found = fit(groups, weights={"held": 0.0})
+    assert found.labelers["ann"].shared == 0 and standing(found, "ann") == "unknown"
+    assert found.labelers["held"].shared == 90  # who is in quarantine is still measured by the others
+    assert fit(groups).labelers["ann"].shared == 90
+
+
+def test_a_fit_that_did_not_come_to_rest_says_so(monkeypatch):
+    _, votes, _ = rankings_by(["random", "inverted", *["good"] * 8], k=3, seed=0)
+    assert not any("still moved" in w for w in fit(votes).warnings)
+    monkeypatch.setattr("tunesmith.feedback.ability.MOST_STEPS", 3)
+    assert any("still moved" in w for w in fit(votes).warnings)

@@ -204,6 +204,36 @@ def test_leave_one_out_does_not_count_a_labeler_among_the_others():
     assert found["eve"].value == 0 and found["eve"].high < 0.2
 
 
+def test_leave_one_out_leaves_out_what_nobody_else_judged():
+    """In a panel of three, 20 prompts are shared and 40 more were judged by one person alone."""
+    rng = np.random.default_rng(3)
+    orders = {who: [tuple((int(i),) for i in rng.permutation(4)) for _ in range(60)] for who in ("ann", "bob", "cy")}
+    groups = [judged(f"q{n}", who, orders[who][n], 4) for n in range(20) for who in orders]
+    groups += [judged(f"{who} {n}", who, orders[who][n], 4) for n in range(20, 60) for who in orders]
+    found = leave_one_out(fit(groups))
+    assert [found[who].n for who in orders] == [20, 20, 20]
+
+
+def test_leave_one_out_takes_a_tie_of_the_others_for_no_opinion():
+    groups = [judged(f"q{n}", who, tiers) for n in range(20)
+              for who, tiers in [("ann", ((0,), (1,), (2,))), ("bob", ((0, 1), (2,)))]]
+    found = leave_one_out(fit(groups))
+    assert (found["ann"].value, found["ann"].n) == (1, 20) and (found["bob"].value, found["bob"].n) == (1, 20)
+
+
+def test_two_labelers_agreement_has_items_as_its_units():
+    """Wilson by hand: of 3 items 2 hold strict pairs, 5 of 6 alike."""
+    groups = [judged(f"q{n}", "ann", ((0,), (1,), (2,))) for n in range(3)]
+    said = ((0,), (1,), (2,)), ((1,), (0,), (2,)), ((0, 1, 2),)
+    groups += [judged(f"q{n}", "bob", tiers) for n, tiers in enumerate(said)]
+    found, = agreement(groups).by_labelers.values()
+    p, n, z = 5 / 6, 2, 1.959964
+    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert (found.value, found.n) == (pytest.approx(p), n)
+    assert (found.low, found.high) == (pytest.approx((centre - half) / (1 + z * z / n), abs=1e-4),
+                                       pytest.approx((centre + half) / (1 + z * z / n), abs=1e-4))
+
+
 def test_self_consistency_compares_a_second_look_with_the_look_before():
     group = judged("one", "", ())
     looks = [("ann", ((0,), (1,), (2,)), ""), ("bob", ((0,), (1,), (2,)), ""), ("ann", ((0,), (2,), (1,)), "repeat"),
@@ -222,6 +252,28 @@ def test_test_questions_are_right_at_three_quarters_of_the_known_order():
                                               for who, tiers in said.items()], known)
     assert {who: gold.accuracy.value for who, gold in found.items()} == {"ann": 1, "bob": 1, "cy": 0, "dan": 0}
     assert not gold_accuracy({group.id: group}, [Ranking("1", group.id, "ann", ((0,), (1,)))], known)
+
+
+def test_a_test_question_is_answered_once():
+    """Whoever submits the right order again and again through "change" has answered one question."""
+    group = judged("one", "", (), 4)
+    right, wrong = ((0,), (1,), (2,), (3,)), ((3,), (2,), (1,), (0,))
+
+    def looks(who, orders):
+        return [Ranking(f"{who}{n}", group.id, who, tiers, purpose="gold", revises=f"{who}{n - 1}" if n else "")
+                for n, tiers in enumerate(orders)]
+    rankings = looks("ann", [right] * 20) + looks("bob", [wrong, right]) + looks("cy", [(), right])
+    found = gold_accuracy({group.id: group}, rankings, {group.id: right})
+    assert {who: (g.accuracy.value, g.accuracy.n, g.decision) for who, g in found.items()} == {
+        "ann": (1, 1, "undecided"), "bob": (0, 1, "undecided"), "cy": (1, 1, "undecided")}
+
+
+def test_a_second_look_that_was_changed_counts_once():
+    group = judged("one", "", ())
+    looks = [(((0,), (1,), (2,)), ""), (((2,), (1,), (0,)), "repeat"), (((0,), (1,), (2,)), "repeat"),
+             (((2,), (1,), (0,)), "")]
+    rankings = [Ranking(str(n), group.id, "ann", tiers, purpose=purpose) for n, (tiers, purpose) in enumerate(looks)]
+    assert [(x.value, x.n) for x in self_consistency({group.id: group}, rankings).values()] == [(1, 1)]
 
 
 def test_walds_test_decides_early_and_begins_anew():

@@ -4,6 +4,7 @@ from test_ability import judged, rankings_by
 
 from tunesmith.feedback.consensus import agree, flip_rate, is_held_out
 from tunesmith.feedback.groups import pairs
+from tunesmith.records import Pair
 
 
 def test_a_single_labelers_data_stays_as_it_is():
@@ -91,3 +92,34 @@ def test_flip_rate_explains_the_agreement():
     for e in (0.0, 0.1, 0.3):
         assert flip_rate((1 - e) ** 2 + e ** 2) == pytest.approx(e)
     assert flip_rate(0.4) == 0.45
+
+
+def test_a_tie_is_half_a_win_whether_one_or_two_judged_it():
+    tied = ((0, 1), (2,))
+    alone, = agree([judged("one", "ann", tied)]).groups
+    both, = agree([judged("one", who, tied) for who in ("ann", "bob")], "votes").groups
+    assert alone.pairs == both.pairs == (Pair(0, 1, 0.5), Pair(0, 2), Pair(1, 2))
+    assert (alone.weight, both.weight) == (1, 2)
+
+
+def test_all_bad_without_an_order_stays_a_thumb_down_for_each_whoever_else_says_so():
+    bad = [judged("one", who, ((0, 1, 2),), labels=(0.0, 0.0, 0.0)) for who in ("ann", "bob")]
+    assert agree(bad[:1]).groups == bad[:1] and agree(bad, "votes").groups == bad
+    order, more = (judged("one", who, ((0,), (1,), (2,))) for who in ("cy", "dan"))
+    merged, *rest = agree([*bad, order, more], "votes").groups
+    assert merged.pairs == (Pair(0, 1), Pair(0, 2), Pair(1, 2)) and merged.weight == 2 and rest == bad
+
+
+def test_the_cap_holds_after_the_votes_are_weighed():
+    """Four of ten are random and end with no vote: what is left must not give anybody more than a fifth."""
+    kinds, cap = ["random"] * 4 + ["good"] * 6, 0.2
+    _, votes, _ = rankings_by(kinds, k=3, seed=1, items=400)
+    busy = [g for n, g in enumerate(votes) if g.labeler in ("w04", "w05") or n % 2]
+    found = agree(busy, cap=cap)
+    kept = {name: 0.0 for name in found.about["votes"]}
+    for g in busy:  # what is left of every labeler, from the summary alone
+        name = g.labeler
+        kept[name] += abs(found.about["votes"][name]) * found.about.get("capped", {}).get(name, 1.0)
+    assert len([w for w in kept.values() if w > 1]) >= 6
+    assert max(kept.values()) <= cap * sum(kept.values()) * 1.02 and found.about["capped"]
+    assert sum(g.weight for g in found.groups) == pytest.approx(sum(kept.values()), rel=0.02)

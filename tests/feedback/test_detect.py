@@ -162,3 +162,81 @@ def test_nothing_to_compare_gives_no_suspicion():
     assert detect.detect(ability.fit([])) == []
     alone = [replace(g, tiers=((0,), (1, 2, 3)), labeler="one", shown=(3, 2, 1, 0)) for g in GROUPS[:3]]
     assert detect.detect(ability.fit(alone), [Ranking("r", GROUPS[0].id, "one", seconds=3)]) == []
+
+
+# ---- partial rankings, skips and the order of work
+
+def top(r, n):
+    """Only the best `n` answers in order, the rest left unranked, as the page stores it."""
+    return replace(r, tiers=tuple((i,) for tier in r.tiers for i in tier)[:n])
+
+
+def test_honest_people_who_rank_the_best_two_of_four_are_not_position_biased():
+    honest = [SimulatedLabeler(f"good-{n}", noise=0.8) for n in range(8)]
+    every = [s for seed in (1, 2, 3) for s in found(honest, seed=seed, change=lambda r: top(r, 2))
+             if s.kind in ("position", "straight-lining")]
+    assert len(every) == 48 and min(s.p for s in every) > 1e-3 and sum(s.q <= 0.05 for s in every) <= 2
+
+
+def test_the_chance_of_coming_first_counts_unranked_answers_too():
+    """The best of four is named 8 times, and every time it was shown first: 2 * 4^-8."""
+    group = replace(GROUPS[0], tiers=((2,),), shown=(2, 0, 1, 3), labeler="left")
+    fitted = ability.fit([*[group] * 8, replace(group, tiers=((0,), (1, 2, 3)), labeler="other")])
+    left, = (f for f in detect.position(fitted) if f.labeler == "left")
+    assert left.p == pytest.approx(2 * 0.25 ** 8)
+    line, = (f for f in detect.straight_lining(fitted) if f.labeler == "left")
+    assert line.statistic == 8 and line.p == pytest.approx(2 * 4 * 4.0 ** -8)
+
+
+@pytest.mark.parametrize(("kind", "settings", "test"), [
+    ("trigger", {"bias": 4.0, "mark": "kindly"}, "trigger"), ("position-biased", {"bias": 4.0}, "position")])
+def test_naming_only_the_best_answer_does_not_hide_an_attack(kind, settings, test):
+    every = [s for s in found(panel(kind, **settings), change=lambda r: top(r, 1)) if s.kind == test]
+    named = {s.labeler for s in every if s.q <= 0.05}
+    assert sum(name.startswith("bad") for name in named) >= 2 and sum(name.startswith("good") for name in named) <= 1
+
+
+def test_an_unranked_answer_is_among_the_last():
+    group = GROUPS[0]
+    fitted = ability.fit([replace(group, tiers=((0,), (1,)), labeler="a"), replace(group, tiers=((3,),), labeler="b")])
+    assert [detect._whole(g) for g in fitted.judged[group.id]] == [((0,), (1,), (2, 3)), ((3,), (0, 1, 2))]
+    assert detect._whole(replace(group, tiers=((1, 2), (0, 3)))) == ((1, 2), (0, 3)) and detect._whole(group) == ()
+
+
+def test_counts_of_words_are_those_of_counting():
+    answers = tuple(Answer(t) for t in ("red apple", "red pear", "blue apple", "plain"))
+    groups = [AnswerGroup(Prompt((Message("user", f"{n}"),)), answers, ((0,), (2,)), labeler=f"w{n % 2}",
+                          shown=(0, 1, 2, 3)) for n in range(8)]
+    first, last = (detect._word_counts(ability.fit(groups))[end] for end in ("first", "last"))
+    red, blue = first.vocabulary.index("red"), first.vocabulary.index("blue")
+    assert first.tried_WV[:, red].tolist() == [4, 4] and first.chance_WV[0, red] == pytest.approx(4 * 0.5)
+    assert first.hits_WV[0, red] == 4 and first.hits_WV[0, blue] == 0
+    assert last.hits_WV[0, red] == pytest.approx(4 * 0.5) and last.hits_WV[0, blue] == 0  # the rest: pear and plain
+
+
+def test_skips_and_changes_are_no_speeding():
+    """Who skips half of the groups at once, or corrects a slip in a second, reads the rest like everybody else."""
+    rankings = list(judge(GROUPS, FirstNumber(), panel("noisy", faulty=2), per_group=4, overlap=0, seed=1))
+    fitted = ability.fit([apply(BY_ID[r.group], r) for r in rankings])
+    busy = [r for r in rankings if r.labeler == "bad-0"]
+    hasty = [replace(r, id=f"s{r.id}", skipped="not my field", tiers=(), seconds=0.4) for r in busy]
+    changed = [replace(r, id=f"c{r.id}", revises=r.id, labeler="bad-1", seconds=0.4) for r in busy]
+    every = {f.labeler: f.p for f in detect.speeding(fitted, [*rankings, *hasty, *changed])}
+    assert every["bad-0"] > 0.05 and every["bad-1"] > 0.05
+    fast = [replace(r, seconds=0.4) if r.labeler == "bad-0" else r for r in rankings]
+    assert {f.labeler for f in detect.speeding(fitted, fast) if f.p < 1e-6} == {"bad-0"}
+
+
+def test_a_row_of_clicks_is_a_row_in_time():
+    """Fifteen verdicts on the same places at the end of the work, on groups that lie apart in the set."""
+    rankings = list(judge(GROUPS, FirstNumber(), panel("noisy", faulty=1), per_group=4, overlap=0, seed=1))
+    mine = [r for r in rankings if r.labeler == "bad-0"]
+    tired = {r.id for r in mine[::3][:15]}
+    lazy = [replace(r, tiers=tuple((r.shown[x],) for x in (2, 0, 3, 1))) if r.id in tired else r for r in rankings]
+    came = [r for r in lazy if r.id not in tired] + [r for r in lazy if r.id in tired]
+    fitted = ability.fit([apply(BY_ID[r.group], r) for r in lazy])  # in the order of the set
+    caught, = (s for s in detect.detect(fitted, came, level=1.0) if (s.labeler, s.kind) == ("bad-0", "straight-lining"))
+    assert f"{len(tired)} times in a row" in caught.detail or f"{len(tired) + 1} times in a row" in caught.detail
+    assert caught.q < 1e-6
+    apart, = (f for f in detect.straight_lining(fitted) if f.labeler == "bad-0")
+    assert "15 times in a row" not in apart.detail

@@ -18,11 +18,12 @@ def ranking(g, tiers, labeler="ann", id="r", **kwargs):
 
 
 def loss(pair_list, rewards, weight=1.0):
-    """The pairwise loss before the division by C(K, 2), which is the same for all groups compared here."""
+    """The pairwise loss of a group: its weight times the mean over its pairs."""
     def nll(z):
         return math.log1p(math.exp(-z))
     return weight * sum(p.weight * (p.p * nll(rewards[p.better] - rewards[p.worse])
-                                    + (1 - p.p) * nll(rewards[p.worse] - rewards[p.better])) for p in pair_list)
+                                    + (1 - p.p) * nll(rewards[p.worse] - rewards[p.better]))
+                        for p in pair_list) / sum(p.weight for p in pair_list)
 
 
 def test_apply_keeps_what_the_labeler_said():
@@ -46,7 +47,7 @@ def test_a_skipped_ranking_is_no_judgement():
 
 
 @pytest.mark.parametrize(("tiers", "message"), [
-    (((0,), (4,)), "names answer 4, but there are 4"), (((0, 1), (1,)), "answer 1 is in two tiers"),
+    (((0,), (4,)), "answer 4 is ranked, but there are answers 0 to 3"), (((0, 1), (1,)), "answer 1 is ranked twice"),
     (((0,), ()), "a tier is empty")])
 def test_apply_refuses_tiers_that_do_not_fit(tiers, message):
     with pytest.raises(DataError, match=message):
@@ -100,13 +101,28 @@ def test_merge_puts_the_winner_first():
     assert merge(judged).pairs == (Pair(1, 0, pytest.approx(2 / 3)),)
 
 
-def test_the_loss_of_merged_rankings_is_the_sum_of_their_losses():
-    judged = [group(tiers=t, labeler=str(n), weight=w) for n, (t, w) in enumerate(
-        [(((2,), (0, 3), (1,)), 1.0), (((3,), (2,)), 2.0), (((1,), (0,), (2, 3)), 0.5)])]
+@pytest.mark.parametrize("said", [
+    [(((2,), (0, 3), (1,)), 1.0), (((3,), (0,), (2,), (1,)), 2.0), (((1,), (0,), (2, 3)), 0.5)],
+    [(((2,), (0, 3), (1,)), 1.0), (((3,), (2,)), 2.0), (((1,),), 0.5)],  # partial ones say as much as whole ones
+    [(((0,), (1,), (2,), (3,)), 1.0), (((2,),), 1.0)]])
+def test_the_loss_of_merged_rankings_is_the_sum_of_their_losses(said):
+    judged = [group(tiers=t, labeler=str(n), weight=w) for n, (t, w) in enumerate(said)]
     rewards = [0.3, -1.2, 2.0, 0.7]
     m = merge(judged)
     assert loss(m.pairs, rewards, m.weight) == pytest.approx(
         sum(loss(pairs(g, "half"), rewards, g.weight) for g in judged), rel=1e-12)
+
+
+def test_a_vote_of_no_weight_is_no_vote():
+    judged = [group(2, tiers=((0,), (1,)), labeler="a", weight=0.0), group(2, tiers=((1,), (0,)), labeler="b")]
+    assert merge(judged).pairs == (Pair(1, 0),) and merge(judged).labeler == "b"
+    assert merge([judged[0], replace(judged[0], labeler="c")]) is None
+
+
+def test_answers_that_are_alike_make_no_pair():
+    same = replace(group(3), answers=(Answer("x"), Answer("x"), Answer("y")))
+    assert merge([replace(same, tiers=((0,), (1,), (2,))), replace(same, tiers=((1, 0), (2,)))]).pairs == (
+        Pair(0, 2), Pair(1, 2))
 
 
 def test_merge_refuses_different_groups():

@@ -39,14 +39,14 @@ SCORE_VARIANCE, ABILITY_VARIANCE, POSITION_VARIANCE = 3.0, 1.0, 1.0
 """Priors. With scores of variance 3, two labelers of ability 1 agree on 73% of the pairs, as people do."""
 LEAST_REFERENCE = 0.05
 MOST_STEPS = 100
+STILL = 1e-3
+"""Steps end when no ability moves by more than this share of the median."""
 DAMPING = 0.6
 """Of the labelers' steps: whole ones make abilities and scores swing against each other."""
 ENOUGH_SHARED = 20
 """Pairs that a labeler must share with others before the fit says much about them."""
 POSITION_LIMIT = 0.5
 """log-odds for what is shown first from which on a labeler counts as position-biased: 62 to 38 between equals."""
-DENSE_LABELERS = 2000
-"""More labelers than this have their variances from the diagonal alone: the full matrix would not fit."""
 ABOUT_EQUAL = 0.4
 """Two answers whose difference is below this many log-odds (60 to 40) are about equal."""
 Z95 = 1.959964
@@ -57,7 +57,8 @@ class Ability:
     """What the fit says about one labeler, intervals at 95%.
 
     `ability` 1 is the prior's mean; compare it with `Fit.reference`. `position` is the log-odds for what is shown
-    first. `rankings` were used; `shared` is the number of answer pairs that somebody else compared too.
+    first. `rankings` were used; `shared` is the number of answer pairs that somebody else with a say compared
+    too.
     """
 
     labeler: str
@@ -83,7 +84,6 @@ class Fit:
     rows: Rows = field(repr=False)
     score_A: Floats = field(repr=False)
     covariance: Floats = field(repr=False)
-    others_R: Floats = field(repr=False)
 
     def scores(self, group: AnswerGroup) -> Floats:
         """The scores of a group's answers, higher is better; nan for one that nobody compared with another."""
@@ -161,8 +161,8 @@ def fit(groups: Iterable[AnswerGroup], *, weights: Mapping[str, float] | None = 
                                int(rows.rankings_W[w]), int(shared_W[w])) for w, name in enumerate(rows.names)}
     heard = [a for name, a in zip(rows.names, found.ability_W, strict=True) if (weights or {}).get(name, 1) > 0]
     reference = _median(np.array(heard)) if heard else 1.0
-    return Fit(abilities, reference, _warnings(rows, shared_W), dict(weights or {}), judged, rows, found.score_A,
-               found.covariance, found.others_R)
+    return Fit(abilities, reference, _warnings(rows, shared_W, found.rest), dict(weights or {}), judged, rows,
+               found.score_A, found.covariance)
 
 
 def standing(fit: Fit, labeler: str) -> Standing:
@@ -322,15 +322,15 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Solved:
-    """Scores, their covariances (flat), abilities and positions with their standard deviations, and per row what the
-    other labelers say of the difference of its two answers."""
+    """Scores, their covariances (flat), abilities and positions with their standard deviations; `rest` is by how much
+    the abilities still moved in the last step, as a share of the median, 0 once they lie still."""
 
     score_A: Floats
     covariance: Floats
     ability_W: Floats
     position_W: Floats
     deviations_2W: Floats
-    others_R: Floats
+    rest: float
 
 
 def _alternate(rows: Rows) -> _Solved:
@@ -347,7 +347,7 @@ def _alternate(rows: Rows) -> _Solved:
     i, j = rows.first_R - start_R, rows.second_R - start_R
     n = len(rows.names)
     a, b, score_A = np.ones(n), np.zeros(n), np.zeros(int(rows.sizes_B.sum()))
-    covariance, deviations, others_R = np.zeros(0), np.ones(2 * n), np.zeros(0)
+    covariance, deviations, rest = np.zeros(0), np.ones(2 * n), 0.0
     for _ in range(MOST_STEPS if len(rows.y_R) else 0):
         bend_R, pull_R = _pulls(rows, score_A, a, b)
         hessian = prompts.laplacian(rows.block_R, i, j, bend_R) + _ridge(prompts)
@@ -364,9 +364,11 @@ def _alternate(rows: Rows) -> _Solved:
                     + move[places.starts[seat_R] + i] - move[places.starts[seat_R] + j])
         before = a / _median(a)
         a, b, deviations = _labelers_step(rows, others_R, places.spread(without, seat_R, i, j), a, b)
-        if np.abs(a / _median(a) - before).max() < 1e-3 and np.abs(move_A).max() < 1e-2:
+        rest = float(np.abs(a / _median(a) - before).max())
+        if rest < STILL and np.abs(move_A).max() < 1e-2:
+            rest = 0.0
             break
-    return _Solved(score_A, covariance, a, b, deviations, others_R)
+    return _Solved(score_A, covariance, a, b, deviations, rest)
 
 
 def _pulls(rows: Rows, score_A: Floats, a: Floats, b: Floats) -> tuple[Floats, Floats]:
@@ -425,14 +427,16 @@ def _interval(value: float, deviation: float, n: int) -> Interval:
 # ---- what the data cannot tell
 
 def _shared(rows: Rows) -> Ints:
-    """For each labeler the pairs of answers that another labeler compared too."""
+    """For each labeler the pairs of answers that another labeler, who has a say, compared too."""
     low, high = np.minimum(rows.first_R, rows.second_R), np.maximum(rows.first_R, rows.second_R)
-    triples = np.unique(np.stack([low, high, rows.labeler_R]), axis=1)
-    _, which, counts = np.unique(triples[:2], axis=1, return_inverse=True, return_counts=True)
-    return np.bincount(triples[2], counts[which.ravel()] > 1, len(rows.names)).astype(np.int64)
+    triples, row = np.unique(np.stack([low, high, rows.labeler_R]), axis=1, return_index=True)
+    _, which = np.unique(triples[:2], axis=1, return_inverse=True)
+    heard, which = rows.weight_R[row] > 0, which.ravel()
+    others = np.bincount(which, heard)[which] - heard
+    return np.bincount(triples[2], others > 0, len(rows.names)).astype(np.int64)
 
 
-def _warnings(rows: Rows, shared_W: Ints) -> tuple[str, ...]:
+def _warnings(rows: Rows, shared_W: Ints, rest: float) -> tuple[str, ...]:
     names = rows.names
     if len(names) < 2:
         return ("only one labeler: there is nobody to compare with",) if names else ()
@@ -449,6 +453,9 @@ def _warnings(rows: Rows, shared_W: Ints) -> tuple[str, ...]:
     if few:
         found.append(f"{', '.join(_some(few))} shared fewer than {ENOUGH_SHARED} pairs with others: hardly anything is "
                      "known of them; let more people judge the same groups")
+    if rest:
+        found.append(f"abilities still moved by {rest:.2%} of the median when the fit ended after {MOST_STEPS} steps: "
+                     "take them as approximate; more people on the same groups would settle them")
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from scipy.sparse import coo_array, csr_array
 
 from tunesmith.feedback.ability import Fit
 from tunesmith.feedback.groups import by_item, pairs
+from tunesmith.feedback.leftout import judgements, without_each
 from tunesmith.records import AnswerGroup, Ranking, Tiers
 from tunesmith.statistics import Interval, bootstrap_mean, bootstrap_ratio, kendall_tau_b, ranks, wilson
 
@@ -71,7 +72,7 @@ def agreement(groups: Iterable[AnswerGroup], *, seed: int = 0) -> Agreement:
                      bootstrap_alpha([_rank_units(judged) for judged in items], "ordinal", seed=seed),
                      bootstrap_alpha([_pair_units(judged) for judged in items], "nominal", seed=seed),
                      bootstrap_mean(taus, seed=seed), bootstrap_mean(ws, seed=seed), len(items),
-                     {two: _percent(c, seed) for two, c in sorted(counts.items())})
+                     {two: _of_items(c) for two, c in sorted(counts.items())})
 
 
 def mean_tau(judged: Sequence[AnswerGroup]) -> float:
@@ -98,21 +99,23 @@ def concordance(judged: Sequence[AnswerGroup]) -> float:
 def leave_one_out(fit: Fit) -> dict[str, Interval]:
     """How often each labeler's strict pairs go with the consensus of the others, without the own judgements.
 
-    Pairs of answers that nobody else compared are left out; a labeler without any has nan. The abilities are those of
-    the fit, the scores are solved without the labeler.
+    Pairs of answers of which nobody else says anything are left out; a labeler without any has nan. The abilities are
+    those of the fit, the scores are solved without the labeler, so that silence and ties give exactly 0.
     """
-    rows = fit.rows
-    says = np.where(np.abs(fit.others_R) > 1e-6, np.sign(fit.others_R), 0.0)
-    product = says * np.sign(rows.y_R - 0.5)
-    seats = rows.labeler_R * max(1, len(rows.blocks)) + rows.block_R
-    _, seat_R = np.unique(seats, return_inverse=True)
-    right, strict = np.bincount(seat_R, product > 0), np.bincount(seat_R, product != 0)
-    whose = np.zeros(len(right), dtype=np.int64)
-    whose[seat_R] = rows.labeler_R
-    share = np.divide(right, strict, out=np.zeros(len(right)), where=strict > 0)
-    items = np.bincount(whose[strict > 0], minlength=len(rows.names))
-    total = np.bincount(whose, share, len(rows.names))
-    return {name: wilson(float(total[w]), int(items[w])) for w, name in enumerate(rows.names)}
+    names, found = fit.rows.names, judgements(fit)
+    total, items = np.zeros(len(names)), np.zeros(len(names), dtype=np.int64)
+    if not names:
+        return {}
+    upper = np.triu(np.ones(found.preference_JKK.shape[1:], dtype=bool), 1)
+    for units, mean, _ in without_each(fit, found):
+        said = np.nan_to_num(np.sign(found.preference_JKK[units] - 0.5)) * upper
+        difference = mean[:, :, None] - mean[:, None, :]
+        product = said * np.sign(difference) * (np.abs(difference) > 1e-6)
+        right, strict = (product > 0).sum((1, 2)), (product != 0).sum((1, 2))
+        who, share = found.labeler_J[units], right / np.maximum(strict, 1)
+        total += np.bincount(who, share, len(names))
+        items += np.bincount(who[strict > 0], minlength=len(names))
+    return {name: wilson(float(total[w]), int(items[w])) for w, name in enumerate(names)}
 
 
 def self_consistency(groups: Mapping[str, AnswerGroup], rankings: Iterable[Ranking]) -> dict[str, Interval]:
@@ -120,19 +123,24 @@ def self_consistency(groups: Mapping[str, AnswerGroup], rankings: Iterable[Ranki
 
     Args:
         groups: by id; rankings of others are passed over.
-        rankings: in the order they came; the look before a repeat is what it is compared with.
+        rankings: in the order they came; the look before a repeat is what it is compared with. Of a repeat that was
+            changed afterwards the last state counts.
     """
     before: dict[tuple[str, str], dict[tuple[int, int], int]] = {}
-    shares: dict[str, list[float]] = defaultdict(list)
+    again: dict[tuple[str, str], float] = {}
     for r in rankings:
         if r.group not in groups or r.skipped or not r.tiers:
             continue
         signs, key = _signs(replace(groups[r.group], tiers=r.tiers, pairs=())), (r.group, r.labeler)
         if r.purpose == "repeat" and key in before:
             agree, strict = _agreeing(before[key], signs)
-            shares[r.labeler] += [agree / strict] if strict else []
-        elif r.purpose != "repeat":
+            again.pop(key, None)
+            again.update({key: agree / strict} if strict else {})
+        elif r.purpose != "repeat" and key not in again:
             before[key] = signs
+    shares: dict[str, list[float]] = defaultdict(list)
+    for (_, labeler), share in again.items():
+        shares[labeler].append(share)
     return {labeler: wilson(sum(s), len(s)) for labeler, s in shares.items()}
 
 
@@ -146,10 +154,16 @@ class Gold:
 
 def gold_accuracy(groups: Mapping[str, AnswerGroup], rankings: Iterable[Ranking],
                   known: Mapping[str, Tiers]) -> dict[str, Gold]:
-    """Answers to test questions, `known` by group; right is at least three quarters of a question's strict pairs."""
+    """Answers to test questions, `known` by group; right is at least three quarters of a question's strict pairs.
+
+    The first answer counts: one that is changed afterwards may have been looked up, or tried until it passed.
+    """
     answers: dict[str, list[bool]] = defaultdict(list)
+    answered: set[tuple[str, str]] = set()
     for r in rankings:
-        if r.purpose == "gold" and r.group in known and r.group in groups and r.tiers:
+        key = r.group, r.labeler
+        if r.purpose == "gold" and r.group in known and r.group in groups and r.tiers and key not in answered:
+            answered.add(key)
             truth, said = (_signs(replace(groups[r.group], tiers=t, pairs=())) for t in (known[r.group], r.tiers))
             credit = [(1 + sign * said.get(ij, 0)) / 2 for ij, sign in truth.items() if sign]
             answers[r.labeler] += [sum(credit) >= 0.75 * len(credit)] if credit else []
@@ -268,6 +282,13 @@ def _agreeing(one: dict[tuple[int, int], int], two: dict[tuple[int, int], int]) 
 
 def _percent(counts: Sequence[tuple[int, int]], seed: int) -> Interval:
     return bootstrap_ratio([a for a, _ in counts], [s for _, s in counts], seed=seed)
+
+
+def _of_items(counts: Sequence[tuple[int, int]]) -> Interval:
+    """Share of all pairs, Wilson's interval with items as the units: many small bootstraps would be slow."""
+    agree, strict = (sum(column) for column in zip(*counts, strict=True))
+    items = sum(n > 0 for _, n in counts)
+    return wilson(items * agree / max(strict, 1), items)
 
 
 def _rank_units(judged: Sequence[AnswerGroup]) -> list[list[float]]:

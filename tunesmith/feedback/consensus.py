@@ -41,22 +41,25 @@ def agree(judged: Iterable[AnswerGroup], method: Method = "ability", *, cap: flo
 
     "ability": the share of votes weighed by `ability.vote`, those of inverted labelers turned around, if labelers share
     enough pairs to be known; otherwise, and with "votes": the plain share of votes. "none": every ranking stays a group
-    of its own. Thumbs stay as they are. `cap` is the largest share of the weight that one labeler may have; `held_out`
-    as in training.
+    of its own. Thumbs stay as they are. `cap` is the largest share of the weight that one labeler may have, before and
+    after votes are weighed; `held_out` as in training.
     """
     every = list(judged)
     if method == "none":
         return Agreed(every, {"consensus": "none"})
     ordered = [g for g in every if g.tiers or g.pairs]
-    factors = capped(Counter(g.labeler for g in ordered), cap) if cap < 1 else {}
-    weighted = [replace(g, weight=g.weight * factors.get(g.labeler, 1.0)) for g in every] if factors else every
-    cut = {name: round(f, 4) for name, f in factors.items() if f < 1}
-    about: dict[str, Any] = {"labelers": len({g.labeler for g in ordered}), **({"capped": cut} if cut else {})}
+    factors = capped(_weights(ordered), cap) if cap < 1 else {}
+    weighted = _scaled(every, factors)
+    about: dict[str, Any] = {"labelers": len({g.labeler for g in ordered}), **_cut(factors)}
     found = fit(ordered, weights=factors) if method == "ability" and _overlap(ordered) else None
     if found is None or not any(a.shared >= ENOUGH_SHARED for a in found.labelers.values()):
         return Agreed(_votes(weighted), {"consensus": "votes", **about})
     votes = {name: vote(found, name) / factors.get(name, 1.0) for name in found.labelers}  # the cap is in the weights
     cast = [w for g in weighted if (w := _weighed(g, votes, held_out))]
+    if cap < 1:  # those who had nothing to say left the others a larger share
+        more = capped(_weights(g for g in cast if not is_held_out(g, held_out)), cap)
+        cast = _scaled(cast, more)
+        about |= _cut({name: f * more.get(name, 1.0) for name, f in factors.items()})
     return Agreed(_votes(cast), {"consensus": "ability", **about, "abilities": {
         name: [round(x, 3) for x in (a.ability.value, a.ability.low, a.ability.high)]
         for name, a in sorted(found.labelers.items())}, "votes": {n: round(v, 3) for n, v in sorted(votes.items())}})
@@ -91,14 +94,42 @@ def _weighed(group: AnswerGroup, votes: Mapping[str, float], held_out: float) ->
     return replace(group, weight=-group.weight * worth, tiers=tiers, pairs=turned, labels=())
 
 
+def _weights(groups: Iterable[AnswerGroup]) -> Counter[str]:
+    """What each labeler's rankings weigh together."""
+    total = Counter[str]()
+    for g in groups:
+        if g.tiers or g.pairs:
+            total[g.labeler] += g.weight  # type: ignore[assignment]
+    return total
+
+
+def _scaled(groups: list[AnswerGroup], factors: Mapping[str, float]) -> list[AnswerGroup]:
+    return [replace(g, weight=g.weight * f) if (f := factors.get(g.labeler, 1.0)) != 1 else g for g in groups]
+
+
+def _cut(factors: Mapping[str, float]) -> dict[str, Any]:
+    cut = {name: round(f, 4) for name, f in factors.items() if f < 1}
+    return {"capped": cut} if cut else {}
+
+
 def _votes(judged: list[AnswerGroup]) -> list[AnswerGroup]:
-    """Several rankings of one group become one, a vote each; single ones and thumbs stay as they are."""
+    """Several rankings of one group become one, a vote each. A tie is half a win for either, whether one labeler judged
+    the group or several; what holds no tie and nobody else judged stays as it is, and so do thumbs."""
     out: list[AnswerGroup] = []
     for same in by_item(judged).values():
-        ordered = [g for g in same if g.tiers or g.pairs]
-        together = merge(ordered) if len(ordered) > 1 else None
-        out += [together, *(g for g in same if not (g.tiers or g.pairs))] if together else same
+        ordered = [g for g in same if (g.tiers or g.pairs) and not _all_bad(g)]
+        together = merge(ordered) if len(ordered) > 1 or any(map(_tied, ordered)) else None
+        out += [together, *(g for g in same if _all_bad(g) or not (g.tiers or g.pairs))] if together else same
     return out
+
+
+def _tied(group: AnswerGroup) -> bool:
+    return not group.pairs and any(len(tier) > 1 for tier in group.tiers)
+
+
+def _all_bad(group: AnswerGroup) -> bool:
+    """A thumb down for each answer and no order among them: that they are alike is the least it says."""
+    return _tied(group) and len(group.tiers) == 1 and bool(group.labels) and not any(group.labels)
 
 
 def _overlap(judged: list[AnswerGroup]) -> bool:

@@ -12,14 +12,16 @@ and devices (the studio does not keep them), and attackers who know these tests 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import factorial, prod
+from math import factorial, inf, prod
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import binom
 from scipy.stats import t as student
@@ -27,7 +29,7 @@ from scipy.stats import t as student
 from tunesmith.feedback.ability import Z95, Fit
 from tunesmith.feedback.features import style, words
 from tunesmith.feedback.leftout import Judgements, abilities, judgements, predicted, sway, without_both, without_each
-from tunesmith.records import AnswerGroup, Ranking
+from tunesmith.records import AnswerGroup, Ranking, Tiers
 from tunesmith.statistics import ranks
 
 Floats = NDArray[np.float64]
@@ -43,6 +45,8 @@ COMMON_HASTE = 0.05
 """Share of verdicts faster than that which proves nothing: double clicks, pages reopened."""
 ATTAINABLE = 1e-4
 """A word that could not reach this p-value however it came out is not tried: it would only cost the others power."""
+MOST_WORDS = 10_000
+"""Words that are tried, the most frequent ones: what is kept of each labeler and word has to fit into memory."""
 PRIOR = 4.0
 """Verdicts that the prior on a word's odds is worth (Monroe, Colaresi & Quinn 2008: a Dirichlet prior)."""
 CROWD = 12
@@ -84,17 +88,18 @@ def detect(fit: Fit, rankings: Iterable[Ranking] = (), *, level: float = 0.05, s
 
     Args:
         fit: of the judgements to look at, one group per ranking with its labeler, tiers and the order shown.
-        rankings: the same verdicts with their seconds; without them speeding is not tested.
+        rankings: the same verdicts with their seconds, in the order they came; without them speeding is not tested,
+            and "in a row" means in the order of the groups.
         level: 1 returns every test that was made.
         seed: of the shuffles behind the p-values for collusion.
     """
     if not len(fit.rows.y_R):
         return []
-    found = judgements(fit)
+    given, found = list(rankings), judgements(fit)
     residuals = _residuals(fit, found)
     tests: dict[Kind, Iterable[Finding]] = {
         "careless": careless(fit), "inverted": inverted(fit), "position": position(fit),
-        "straight-lining": straight_lining(fit), "speeding": speeding(fit, rankings),
+        "straight-lining": straight_lining(fit, given), "speeding": speeding(fit, given),
         "taste": taste(fit, found, residuals), "collusion": collusion(fit, found, residuals, seed),
         "targeted": targeted(fit, found, residuals), "trigger": trigger(fit),
     }
@@ -146,12 +151,12 @@ def _deviation(low: float, high: float) -> float:
 def position(fit: Fit) -> Iterator[Finding]:
     """Exact binomial test, two-sided, on "what was shown first is among the best"; H0: as often as chance has it.
 
-    With several answers in the best tier or different K the chances differ; the mean chance is used, which makes the
-    test err on the cautious side (Hoeffding 1956).
+    Any answer may be shown first, also one that is left unranked. With several answers in the best tier or different K
+    the chances differ; the mean chance is used, which makes the test err on the cautious side (Hoeffding 1956).
     """
     for name, groups in _by_labeler(fit):
         tried = [(len(g.tiers[0]) / k, g.shown[0] in g.tiers[0]) for g in groups
-                 for k in [sum(map(len, g.tiers))] if g.shown and len(g.tiers[0]) < k]
+                 for k in [len(g.answers)] if g.shown and len(g.tiers[0]) < k]
         if len(tried) >= FEWEST:
             chance, hits, n = sum(c for c, _ in tried) / len(tried), sum(h for _, h in tried), len(tried)
             p = 2 * min(binom.sf(hits - 1, n, chance), binom.cdf(hits, n, chance))
@@ -159,13 +164,13 @@ def position(fit: Fit) -> Iterator[Finding]:
                                                               f"verdicts; chance would give {chance * n:.0f}")
 
 
-def straight_lining(fit: Fit) -> Iterator[Finding]:
+def straight_lining(fit: Fit, rankings: Sequence[Ranking] = ()) -> Iterator[Finding]:
     """The same places on the page for the same ranks, over and over, or many times in a row.
 
     H0: each arrangement that the verdict's ties allow is equally likely, whatever the labeler thinks of the answers,
     because the page shuffles them. p: twice the smaller of the two union bounds (exact or too large).
     """
-    for name, groups in _by_labeler(fit):
+    for name, groups in _by_labeler(fit, rankings):
         patterns = [_pattern(g) for g in groups if g.shown]
         if len(patterns) >= FEWEST:
             often, p_often = _most_frequent(patterns)
@@ -181,7 +186,7 @@ Pattern = tuple[tuple[int, ...], ...]
 def _pattern(group: AnswerGroup) -> Pattern:
     """The tiers as places on the page."""
     place = {answer: n for n, answer in enumerate(group.shown)}
-    return tuple(tuple(sorted(place[i] for i in tier if i in place)) for tier in group.tiers)
+    return tuple(tuple(sorted(place[i] for i in tier if i in place)) for tier in _whole(group))
 
 
 def _arrangements(pattern: Pattern) -> int:
@@ -213,21 +218,22 @@ def speeding(fit: Fit, rankings: Iterable[Ranking]) -> Iterator[Finding]:
     """Faster than the panel for the same number of words, and faster than anybody reads: the larger of both p-values.
 
     The first: mean log time, given the words shown, against the other labelers' (robust z). The second: binomial test
-    on the share of verdicts above `READING_SPEED`, H0: no more than `COMMON_HASTE`.
+    on the share of verdicts above `READING_SPEED`, H0: no more than `COMMON_HASTE`. A skip and a change of one's mind
+    need no second reading: they are not counted.
     """
     length = {g.id: _words_shown(g) for g in (same[0] for same in fit.judged.values())}
-    timed = [(r.labeler, length[r.group], r.seconds) for r in rankings if r.seconds > 0 and r.group in length]
-    names = sorted({name for name, _, _ in timed})
+    timed = [(r.labeler, length[r.group], r.seconds) for r in rankings
+             if r.seconds > 0 and r.group in length and not (r.skipped or r.revises)]
+    names, labeler = np.unique([name for name, _, _ in timed], return_inverse=True)
     if len(names) < 3:
         return
-    labeler = np.array([names.index(name) for name, _, _ in timed])
     count, seconds = (np.array([float(row[c]) for row in timed]) for c in (1, 2))
     n_W = np.bincount(labeler)
     residual = np.log(seconds) - _line(np.log(count), np.log(seconds))
     mean_W = np.bincount(labeler, residual) / n_W
     z_W = (mean_W - np.median(mean_W)) / max(0.05, _scale(mean_W))
     fast_W = np.bincount(labeler, count / seconds > READING_SPEED)
-    for w, name in enumerate(names):
+    for w, name in enumerate(names.tolist()):
         if n_W[w] >= FEWEST:
             p = max(ndtr(z_W[w]), binom.sf(fast_W[w] - 1, n_W[w], COMMON_HASTE))
             yield Finding(name, float(fast_W[w] / n_W[w]), float(p),
@@ -325,13 +331,13 @@ def targeted(fit: Fit, found: Judgements, residuals: Residuals) -> Iterator[Find
     Rank-sum test of the labeler's judgements with the word against those without it, for the least favourable word;
     corrected for the words tried by `_weighted`, as an attack that several accounts share shows in more than one.
     """
-    block_BV, vocabulary = _prompt_words(fit)
+    word_BV, vocabulary = _prompt_words(fit)
     names = fit.rows.names
     z_WV, gap_WV, hits_WV = (np.full((len(names), len(vocabulary)), np.nan) for _ in range(3))
     for w in range(len(names)):
         mine = np.flatnonzero((found.labeler_J == w) & found.shared_J)
-        with_JV = block_BV[found.block_J[mine]]
-        hits_WV[w] = with_JV.sum(0)
+        with_JV = word_BV[found.block_J[mine]]
+        hits_WV[w] = with_JV.sum(axis=0)
         use = (hits_WV[w] >= FEWEST) & (len(mine) - hits_WV[w] >= FEWEST)
         if use.any():
             z_WV[w, use], gap_WV[w, use] = _rank_sum(residuals.against_J[mine], with_JV[:, use])
@@ -361,10 +367,10 @@ def _weighted(p_WV: Floats) -> Iterator[tuple[int, int, float]]:
         yield int(w), int(use[best]), min(1.0, float(corrected[best]))
 
 
-def _rank_sum(value_J: Floats, with_JV: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _rank_sum(value_J: Floats, with_JV: csr_array) -> tuple[Floats, Floats]:
     """z of the rank-sum test of each column (normal approximation with ties), and the difference in means."""
     n, rank_J = len(value_J), ranks(value_J)
-    inside = with_JV.sum(0)
+    inside = with_JV.sum(axis=0)
     variance = inside * (n - inside) / (n * (n - 1)) * float(((rank_J - rank_J.mean()) ** 2).sum())
     shift = rank_J @ with_JV - inside * (n + 1) / 2
     z = (np.sign(shift) * np.maximum(np.abs(shift) - 0.5, 0)) / np.sqrt(np.maximum(variance, 1e-9))
@@ -372,20 +378,21 @@ def _rank_sum(value_J: Floats, with_JV: NDArray[np.bool_]) -> tuple[Floats, Floa
     return z, total / inside - (value_J.sum() - total) / (n - inside)
 
 
-def _prompt_words(fit: Fit) -> tuple[NDArray[np.bool_], list[str]]:
-    """[prompt, word] whether it contains the word; words that are rare or in most prompts are left out."""
+def _prompt_words(fit: Fit) -> tuple[csr_array, list[str]]:
+    """[prompt, word] 1 where it contains the word; words that are rare or in most prompts are left out."""
     text = {g.prompt.id: g.prompt for g in (same[0] for same in fit.judged.values())}
     sets = [words(text[b].messages[-1].content) | {f"domain {text[b].domain}"} for b in fit.rows.blocks]
-    counts: dict[str, int] = {}
-    for s in sets:
-        for word in s:
-            counts[word] = counts.get(word, 0) + 1
-    vocabulary = sorted(word for word, count in counts.items() if FEWEST <= count <= len(sets) / 2)
+    vocabulary = sorted(_common(Counter(word for s in sets for word in s), FEWEST, len(sets) / 2))
     column = {word: c for c, word in enumerate(vocabulary)}
-    table = np.zeros((len(sets), len(vocabulary)), dtype=bool)
-    for b, s in enumerate(sets):
-        table[b, [column[word] for word in s if word in column]] = True
-    return table, vocabulary
+    cells = [(b, column[word]) for b, s in enumerate(sets) for word in s if word in column]
+    row, place = np.array(cells, dtype=np.int64).reshape(-1, 2).T
+    return csr_array((np.ones(len(cells)), (row, place)), shape=(len(sets), len(vocabulary))), vocabulary
+
+
+def _common(counts: Counter[str], fewest: int, most: float = inf) -> list[str]:
+    """The words that come between `fewest` and `most` times, the most frequent first, no more than `MOST_WORDS`."""
+    return sorted((word for word, n in counts.items() if fewest <= n <= most),
+                  key=lambda word: (-counts[word], word))[:MOST_WORDS]
 
 
 def trigger(fit: Fit) -> Iterator[Finding]:
@@ -435,34 +442,34 @@ def _word_tests(counts: WordCounts) -> tuple[Floats, Floats, Floats]:
 
 def _word_counts(fit: Fit) -> dict[str, WordCounts]:
     """Counts for the first and for the last tier of the verdicts."""
-    column: dict[str, int] = {}
     row = {name: w for w, name in enumerate(fit.rows.names)}
-    parts: list[tuple[Ints, Floats, Floats, Floats]] = []
-    for same in fit.judged.values():
-        sets = [words(a.text) for a in same[0].answers]
-        every = sorted(frozenset().union(*sets))
-        number_V = np.array([column.setdefault(word, len(column)) for word in every], dtype=np.int64)
-        has_KV = np.array([[word in s for word in every] for s in sets], dtype=float)
-        for g in same:
-            if g.labeler in row and len(g.tiers) > 1:
-                share_V = has_KV[[i for tier in g.tiers for i in tier]].mean(0)
-                use = (share_V > 0) & (share_V < 1)
-                parts.append((row[g.labeler] + len(row) * number_V[use], share_V[use],
-                              *(has_KV[list(g.tiers[end])].mean(0)[use] for end in (0, -1))))
-    if not parts:
+    items = [(sets, verdicts) for same in fit.judged.values()
+             if (verdicts := [(row[g.labeler], tiers) for g in same if g.labeler in row
+                              for tiers in [_whole(g)] if len(tiers) > 1])
+             for sets in [[words(a.text) for a in same[0].answers]]]
+    counts: Counter[str] = Counter()  # verdicts that a word could matter for: some answers have it, some not
+    for sets, verdicts in items:
+        counts.update(dict.fromkeys(_telling(sets), len(verdicts)))
+    vocabulary = _common(counts, 2 * FEWEST)  # of natural text most words are rare
+    if not vocabulary:
         return {}
-    cell, chance, first, last = (np.concatenate(p) for p in zip(*parts, strict=True))
-    common = np.flatnonzero(np.bincount(cell // len(row)) >= 2 * FEWEST)  # of natural text most words are rare
-    place = np.full(len(column), -1)
-    place[common] = np.arange(len(common))
-    kept = place[cell // len(row)] >= 0
-    cell = place[cell[kept] // len(row)] * len(row) + cell[kept] % len(row)
-    tried_WV, chance_WV, first_WV, last_WV = (
-        np.bincount(cell, x if x is None else x[kept], len(row) * len(common)).astype(float)
-        .reshape(len(common), len(row)).T for x in (None, chance, first, last))
-    vocabulary = np.array(list(column), dtype=object)[common].tolist()
-    return {end: WordCounts(vocabulary, tried_WV, hits_WV, chance_WV)
-            for end, hits_WV in (("first", first_WV), ("last", last_WV))}
+    column = {word: c for c, word in enumerate(vocabulary)}
+    tried, chance, first, last = (np.zeros((len(row), len(vocabulary))) for _ in range(4))
+    for sets, verdicts in items:
+        telling = [word for word in _telling(sets) if word in column]
+        place = np.array([column[word] for word in telling], dtype=np.int64)
+        has_KV = np.array([[word in s for word in telling] for s in sets], dtype=float)
+        for w, tiers in verdicts:
+            tried[w, place] += 1
+            chance[w, place] += has_KV.mean(0)
+            first[w, place] += has_KV[list(tiers[0])].mean(0)
+            last[w, place] += has_KV[list(tiers[-1])].mean(0)
+    return {end: WordCounts(vocabulary, tried, hits, chance) for end, hits in (("first", first), ("last", last))}
+
+
+def _telling(sets: Sequence[frozenset[str] | set[str]]) -> list[str]:
+    """The words that some of the answers have and others have not."""
+    return sorted(frozenset().union(*sets) - frozenset(sets[0]).intersection(*sets))
 
 
 def collusion(fit: Fit, found: Judgements, residuals: Residuals, seed: int = 0) -> Iterator[Finding]:
@@ -482,7 +489,7 @@ def collusion(fit: Fit, found: Judgements, residuals: Residuals, seed: int = 0) 
     labelers = len(fit.rows.names)
     cell = found.labeler_J[one] * labelers + found.labeler_J[two]
     count_WW = _symmetric(cell, None, labelers)
-    common_W = _common(_symmetric(cell, product, labelers), count_WW)
+    common_W = _shared_by_all(_symmetric(cell, product, labelers), count_WW)
     standard = product - common_W[found.labeler_J[one]] - common_W[found.labeler_J[two]]
     standard = (standard - standard.mean()) / standard.std()
     sum_WW = _symmetric(cell, standard, labelers)
@@ -507,7 +514,7 @@ def _symmetric(cell: Ints, value: Floats | None, n: int) -> Floats:
     return table + table.T
 
 
-def _common(sum_WW: Floats, count_WW: Floats) -> Floats:
+def _shared_by_all(sum_WW: Floats, count_WW: Floats) -> Floats:
     """What each labeler adds to their products: the least-squares fit of one number per labeler, shrunk a little."""
     return np.asarray(np.linalg.solve(np.diag(count_WW.sum(1)) + count_WW + np.eye(len(sum_WW)), sum_WW.sum(1)))
 
@@ -568,14 +575,22 @@ def _mean_excess(product_UKK: Floats, expected_UKK: Floats) -> Floats:
 
 # ---- shared
 
-def _by_labeler(fit: Fit) -> list[tuple[str, list[AnswerGroup]]]:
-    """Each labeler's judged groups, in the order given."""
-    result: dict[str, list[AnswerGroup]] = {name: [] for name in fit.rows.names}
-    for same in fit.judged.values():
+def _by_labeler(fit: Fit, rankings: Sequence[Ranking] = ()) -> list[tuple[str, list[AnswerGroup]]]:
+    """Each labeler's judged groups, in the order of their (newest) verdicts, else in the order of the groups."""
+    came = {(r.labeler, r.group): n for n, r in enumerate(rankings) if r.purpose not in ("gold", "repeat")}
+    result: dict[str, list[tuple[int, AnswerGroup]]] = {name: [] for name in fit.rows.names}
+    for id, same in fit.judged.items():
         for g in same:
             if g.labeler in result and g.tiers:
-                result[g.labeler].append(g)
-    return list(result.items())
+                result[g.labeler].append((came.get((g.labeler, id), 0), g))
+    return [(name, [g for _, g in sorted(given, key=lambda one: one[0])]) for name, given in result.items()]
+
+
+def _whole(group: AnswerGroup) -> Tiers:
+    """The tiers with what was left unranked as the last one: training has it lose to the others too."""
+    named = {i for tier in group.tiers for i in tier}
+    rest = tuple(i for i in range(len(group.answers)) if i not in named)
+    return (*group.tiers, rest) if rest and group.tiers else group.tiers
 
 
 def _scale(values: ArrayLike) -> float:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Literal
 
+from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError
 from tunesmith.records import AnswerGroup, Pair, Ranking, Source, Tiers
 
@@ -36,21 +37,6 @@ def apply(group: AnswerGroup, ranking: Ranking) -> AnswerGroup | None:
     source: Source = "simulated" if ranking.simulated else "human"
     return replace(group, tiers=ranking.tiers, pairs=(), labels=ranking.ratings or thumbs_down,
                    labeler=ranking.labeler, shown=ranking.shown, source=source)
-
-
-def check_tiers(tiers: Tiers, k: int) -> None:
-    """Tiers name each of the answers 0..k-1 at most once, and no tier is empty.
-
-    Raises:
-        DataError: otherwise, saying which.
-    """
-    named = [i for tier in tiers for i in tier]
-    if not all(tiers):
-        raise DataError("a tier is empty")
-    if strange := [i for i in named if not 0 <= i < k]:
-        raise DataError(f"a tier names answer {strange[0]}, but there are {k} (0 to {k - 1})")
-    if twice := [i for i in named if named.count(i) > 1]:
-        raise DataError(f"answer {twice[0]} is in two tiers")
 
 
 def pairs(group: AnswerGroup, ties: Ties = "drop") -> tuple[Pair, ...]:
@@ -78,25 +64,31 @@ def merge(groups: Sequence[AnswerGroup], *, ties: Ties = "half", without: Collec
     """Several labelers' rankings of one group as a single group with soft pairs; None if `without` leaves nobody.
 
     P(i beats j) is the share of the labelers' weight that put i above j, a tie counting half (`ties="drop"`: a tie
-    is no vote). A pair's weight is the share of the labelers who compared it, the group's weight their sum: with
-    `ties="half"` the pairwise loss of the merged group equals the sum of the losses of the single ones.
+    is no vote). A pair's weight is the share of the labelers who compared it, where a ranking has as much to give
+    however many pairs it compared; the group's weight is the sum of theirs. So with `ties="half"` the loss of the
+    merged group, weight times the mean over its pairs, equals the sum of the losses of the single ones. Two answers
+    with the same text cannot be told apart and make no pair.
     `tiers` is the consensus by mean share of wins (Borda), for losses on whole rankings. A judgement that any
     simulated labeler had a part in stays marked simulated.
 
     Raises:
         DataError: the groups are not about the same prompt and answers.
     """
-    kept = [g for g in groups if g.labeler not in without and (g.tiers or g.pairs)]
+    kept = [g for g in groups if g.labeler not in without and (g.tiers or g.pairs) and g.weight > 0]
     if not kept:
         return None
     if len({g.id for g in kept}) > 1:
         raise DataError(f"cannot merge rankings of different groups ({kept[0].id} and others)")
     k, total = len(kept[0].answers), sum(g.weight for g in kept)
+    texts = [a.text for a in kept[0].answers]
     votes: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)   # (i < j) -> [(P(i beats j), weight)]
     for g in kept:
+        compared = sum(p.weight for p in pairs(g, "half"))
+        say = g.weight * (k * (k - 1) / 2 / compared) if compared else 0.0
         for p in pairs(g, ties):
             i, j, share = (p.better, p.worse, p.p) if p.better < p.worse else (p.worse, p.better, 1 - p.p)
-            votes[i, j].append((share, p.weight * g.weight))
+            if p.weight > 0 and texts[i] != texts[j]:
+                votes[i, j].append((share, p.weight * say))
     merged, borda = [], [0.0] * k
     for (i, j), cast in sorted(votes.items()):
         weight = sum(w for _, w in cast)

@@ -28,7 +28,6 @@ SURE = 0.01
 SAID: dict[Standing, tuple[str, ...]] = {"inverted": ("inverted", "careless"), "careless": ("careless",),
                                          "position-biased": ("position", "careless")}
 """What `detect` finds too where the fit has said it already."""
-SHARE_CAP = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def recommend(judgement: Standing, shared: int, gold: Gold | None,
     return "fine", ()
 
 
-def capped(weights: Mapping[str, float], cap: float = SHARE_CAP) -> dict[str, float]:
+def capped(weights: Mapping[str, float], cap: float) -> dict[str, float]:
     """What each labeler's weight is to be multiplied by so that nobody has more than a share `cap` of the whole.
 
     With fewer than 1 / cap labelers that cannot be, and nobody is cut: a team of two may share the work unevenly.

@@ -1,9 +1,8 @@
-"""Which names datasets, adapters, sets and labelers may have, and which tiers fit a group."""
+"""Which names datasets, adapters, sets and labelers may have."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from tunesmith.errors import DataError, UserError
 
@@ -47,21 +46,3 @@ def split_version(name: str) -> tuple[str, int | None]:
     if not (version.isascii() and version.isdigit()):
         raise UserError(f'"{name}": what follows @ must be a version number, as in "{stem}@1"')
     return stem, int(version)
-
-
-def check_tiers(tiers: Sequence[Sequence[int]], answers: int) -> None:
-    """Every index fits, none comes twice, no tier is empty; leaving answers out is allowed.
-
-    Raises:
-        DataError: says which.
-    """
-    seen: set[int] = set()
-    for tier in tiers:
-        if not tier:
-            raise DataError("a tier is empty")
-        for index in tier:
-            if not 0 <= index < answers:
-                raise DataError(f"answer {index} is ranked, but there are answers 0 to {answers - 1}")
-            if index in seen:
-                raise DataError(f"answer {index} is ranked twice")
-            seen.add(index)

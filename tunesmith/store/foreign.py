@@ -19,9 +19,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError
-from tunesmith.records import Answer, AnswerGroup, Conversation, Message, Prompt, Ranking, Tiers, fingerprint
-from tunesmith.store.checks import check_tiers, valid_labeler
+from tunesmith.records import (
+    Answer,
+    AnswerGroup,
+    Conversation,
+    Message,
+    Prompt,
+    Ranking,
+    Tiers,
+    fingerprint,
+)
+from tunesmith.store.checks import valid_labeler
 from tunesmith.store.fields import check_waiting, read_messages, read_text, short
 from tunesmith.store.files import Row, read_rows
 

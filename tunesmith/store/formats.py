@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError
 from tunesmith.records import (
     Answer,
@@ -38,7 +39,6 @@ from tunesmith.records import (
 )
 from tunesmith.store import unranked
 from tunesmith.store.chatlogs import read_export, read_log
-from tunesmith.store.checks import check_tiers
 from tunesmith.store.fields import (
     SPEAKERS,
     Skip,

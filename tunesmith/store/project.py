@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError, NotFound
 from tunesmith.records import Tiers
 from tunesmith.store import audit
 from tunesmith.store import tables as db
-from tunesmith.store.checks import check_tiers, valid_labeler
+from tunesmith.store.checks import valid_labeler
 from tunesmith.store.database import insert_once, pack
 from tunesmith.store.places import OVERLAP, lock, set_seq, settings_of, settle
 from tunesmith.store.runs import now

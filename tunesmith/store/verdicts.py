@@ -10,10 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError, NotFound
 from tunesmith.records import Ranking
 from tunesmith.store import tables as db
-from tunesmith.store.checks import check_tiers, valid_labeler
+from tunesmith.store.checks import valid_labeler
 from tunesmith.store.database import insert_once, pack
 from tunesmith.store.places import chunks, holders, lock, set_seq, settle
 from tunesmith.store.runs import now

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tunesmith.contracts import Progress
 from tunesmith.errors import DataError, UserError
+from tunesmith.feedback.consensus import is_held_out
 from tunesmith.feedback.groups import pairs
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
@@ -61,10 +62,11 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
         UserError: no usable group.
         TrainingStopped: NaN or exploding loss.
     """
-    items, skipped = encode(base, groups, settings.max_tokens or base.context)
-    train_items, held_out = divide(items, settings.held_out)
     parent = workspace.adapter(settings.model) if settings.model else None
+    settings = full.inherit(settings, parent, resume)
     slot, weights = full.start(base, "reward", settings, parent, head=False)
+    items, skipped = encode(base, groups, min(settings.max_tokens or base.context, adapters.room(base, slot)))
+    train_items, held_out = divide(items, settings.held_out)
     settings = settle(settings, base, slot, resume)
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
     steps = math.ceil(len(train_items) * settings.epochs / settings.batch)
@@ -174,12 +176,13 @@ def encode(base: Base, groups: Sequence[AnswerGroup], longest: int) -> tuple[lis
     skipped = {"no preference in it": 0, "too long": 0}
     for group in groups:
         chosen = tuple(p for p in pairs(group) if p.weight > 0)
-        alike = scaled and any(group.labels) and len(set(group.labels)) == 1 < len(group.answers)  # a star is no thumb
-        if group.weight <= 0 or (not chosen and (alike or not group.labels)):
+        thumbs = bool(group.labels) and not (scaled and any(group.labels) and len(group.answers) > 1)  # stars are none
+        if group.weight <= 0 or not (chosen or thumbs):
             skipped["no preference in it"] += 1
             continue
         if not chosen and not all(0 <= x <= 1 for x in group.labels):
-            raise DataError(f"labels of single answers lie between 0 (bad) and 1 (good), not {group.labels}")
+            raise DataError(f"the label of a single answer lies between 0 (bad) and 1 (good), not {group.labels[0]:g} "
+                            f"(of {group.labeler or 'nobody named'}, group {group.id}); divide ratings by the best one")
         tree = Tree(tuple(base.chat.prompt(group.prompt.messages)),
                     tuple(tuple(base.chat.answer(a.text)) for a in group.answers))
         if len(tree.prompt) + max(map(len, tree.answers)) > min(longest, base.context):
@@ -198,10 +201,9 @@ def rated(groups: Sequence[AnswerGroup]) -> bool:
 
 def divide(items: Sequence[Kind], share: float) -> tuple[list[Kind], list[Kind]]:
     """(train, held-out): by a hash of the prompt, so a prompt is on one side whatever else is in the data."""
-    cut = int(share * 2**32)
     out: tuple[list[Kind], list[Kind]] = ([], [])
     for item in items:
-        out[int(item.group.prompt.id[:8], 16) < cut].append(item)
+        out[is_held_out(item.group, share)].append(item)
     if not out[0]:
         raise UserError("every prompt fell into the held-out part; lower --held-out or bring more prompts")
     return out
