@@ -17,6 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from tunesmith.errors import SettingsError, nearest
 
 AdapterKind = Literal["lora", "dora", "ia3", "houlsby", "pfeiffer", "parallel", "prefix", "prompt", "full"]
+READ_BY: dict[str, tuple[AdapterKind, ...]] = {
+    "rank": ("lora", "dora", "full"), "alpha": ("lora", "dora", "full"), "rslora": ("lora", "dora", "full"),
+    "targets": ("lora", "dora", "ia3", "full"), "bottleneck": ("houlsby", "pfeiffer", "parallel"),
+    "virtual_tokens": ("prefix", "prompt"), "init_text": ("prefix", "prompt")}
+"""Which adapters heed a setting; beside a full model lies a LoRA adapter to go on with."""
 Consensus = Literal["ability", "votes", "none"]
 CONSENSUS = ("several labelers on one group: ability weighs votes by what the labelers are worth, where they overlap; "
              "votes counts each once; none keeps every ranking by itself")
@@ -56,7 +61,7 @@ class Lora(Settings):
     adapter: AdapterKind = Field("lora", description="docs/which_adapter.md compares them; full trains all of the "
                                  "base's weights and publishes a new base")
     lr: float = Field(0.0, ge=0, description="peak learning rate; 0: 1e-3 for LoRA, a tenth of it for full, as "
-                      '"LoRA without regret" found')
+                      '"LoRA without regret" found; what docs/which_adapter.md says for others')
     rank: int = Field(16, ge=1, description="LoRA rank r")
     alpha: float = Field(32, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
     rslora: bool = Field(False, description="lora, dora: scaled by alpha / sqrt(rank), for large ranks")
@@ -65,6 +70,15 @@ class Lora(Settings):
     bottleneck: int = Field(64, ge=1, description="houlsby, pfeiffer, parallel: width between the two projections")
     virtual_tokens: int = Field(20, ge=1, description="prefix, prompt: how many")
     init_text: str = Field("", description="prefix, prompt: text that the virtual tokens start from")
+
+    @model_validator(mode="after")
+    def _of_one_adapter(self) -> Self:
+        """An option that the adapter would not heed is a mistake."""
+        for name, kinds in READ_BY.items():
+            if self.adapter not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise SettingsError(f"--{name.replace('_', '-')} is for --adapter {' or '.join(kinds)}, not for "
+                                    f"{self.adapter}")
+        return self
 
 
 class Optimization(Settings):
@@ -79,6 +93,8 @@ class Optimization(Settings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the products; what is trained, and the losses, stay fp32. auto: what this machine is "
         "fast at")
+    quantise: Literal["none", "int8", "nf4"] = Field(
+        "none", description="hold the frozen base's layers in 8 or 4 bits while adapters are trained on it (QLoRA)")
     micro_tokens: int = Field(0, ge=0, description="tokens computed at once; no result depends on it but for rounding. "
                               "0: what is fast and fits into --memory-mb")
     memory_mb: int = Field(0, ge=0, description="for the activations of tokens computed at once; 0: half of what is "
@@ -97,15 +113,37 @@ class SftSettings(Lora, Optimization):
 
     base: str = Field("", description="a directory, a hub id or loan-desk")
     data: str = Field(..., description="a dataset of demonstrations")
-    after: str = Field("", description="start from this adapter instead of a fresh one")
+    after: str = Field("", description="a stage after this adapter: go on with it instead of with a fresh one")
+    stack: bool = Field(False, description="with --after: keep its ranks as they are and learn new ones beside them")
+    orthogonal: float = Field(0.0, ge=0, description="with --stack: weight of the penalty on new ranks that read what "
+                              "the old ones read (O-LoRA)")
+    replay: tuple[str, ...] = Field((), description="demonstrations of earlier stages that are mixed in")
+    replay_share: float = Field(0.1, gt=0, lt=1, description="of each step's conversations")
+    kl_to_start: float = Field(0.0, ge=0, description="weight of KL(before | now) per learned token: how dear it is to "
+                               "leave what this stage started from")
     name: str = Field(..., description="the new adapter's name")
-    epochs: float = Field(2.0, gt=0)
+    epochs: float = Field(2.0, gt=0, description="passes over --data")
     batch: int = Field(16, ge=1, description="conversations per optimizer step")
     max_tokens: int = Field(0, ge=0, description="longest conversation; 0: what the base takes")
     valid: str = Field("", description="a dataset of demonstrations to measure the loss on, not to learn from")
     valid_every: int = Field(0, ge=0, description="steps between these measurements; 0: ten times in a run")
     snapshots: int = Field(0, ge=0, description="steps between versions of the adapter that are published on the way; "
                            "0: only the last")
+
+    @model_validator(mode="after")
+    def _stages(self) -> Self:
+        if self.stack and not self.after:
+            raise SettingsError("--stack needs an adapter to stack upon: --after NAME")
+        if self.stack and (self.adapter != "lora" or self.weight_decay):
+            raise SettingsError("--stack is for --adapter lora without --weight-decay: the old ranks must stay")
+        if self.orthogonal and not self.stack:
+            raise SettingsError("--orthogonal keeps new ranks from old ones: it needs --stack")
+        if self.kl_to_start and self.adapter == "full":
+            raise SettingsError("--kl-to-start needs what it started from beside it, which --adapter full has no room "
+                                "for")
+        if self.replay and self.batch < 2:
+            raise SettingsError("--replay needs --batch 2 or more: one new conversation and one of old")
+        return self
 
 
 class CollectSettings(Settings):
@@ -370,10 +408,20 @@ class ServeSettings(Served):
 
     port: int = Field(8000, ge=0, le=65535)
     base: str = Field("", description="default: the base of the newest adapter")
+    engine: str = Field("", description="another server that writes: vllm=URL or llamacpp=URL (default: this process)")
+    rows: int = Field(64, ge=1, description="answers that are written at a time")
+    waiting: int = Field(256, ge=1, description="requests that may be open, those that wait included")
+    seconds: float = Field(600.0, gt=0, description="within which a request must be answered")
+    adapter_mb: int = Field(1024, ge=1, description="of adapters that stay in memory")
+    guard: str = Field("", description="a file that says which answers are kept back (docs/serving.md)")
     train: bool = Field(True, description="work on fine-tuning jobs too; without, start tunesmith work beside it")
     requests_per_minute: int = Field(0, ge=0, description="that each key may make under /v1; 0: any number")
     storage_mb: int = Field(10_240, ge=0, description="of files that each key may store; 0: any number")
     unfinished_jobs: int = Field(100, ge=0, description="that each key may have; 0: any number")
+    webhook: tuple[str, ...] = Field((), description="addresses (https://HOST/PATH) that hear when a fine-tuning job "
+                                     "has ended")
+    webhook_secret: str = Field("TUNESMITH_WEBHOOK_SECRET", description="the environment variable with the secret that "
+                                "signs: whsec_ and base64")
 
 
 class WorkSettings(Settings):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import from_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.contracts import Sampling
@@ -27,6 +27,7 @@ from tunesmith.feedback.grading import ERRORS, Ask, Graded, Grader, Question, Re
 from tunesmith.records import turns
 from tunesmith.service import hub as hubs
 from tunesmith.service import outbound
+from tunesmith.service.access import program
 from tunesmith.service.outbound import EndpointError, Exchange, Policy
 from tunesmith.service.refusals import Refusal
 from tunesmith.store.endpoints import Endpoint, check_endpoint, endpoints, key_of
@@ -152,10 +153,12 @@ def check_models(grader: Grader, workspace: Workspace, own: Iterable[str], where
                               "a server that does under /sources", f"{where}.model")
 
 
-def drawn(question: Question, longest: int = 0) -> Sampling:
-    """How an own model answers: the likeliest words, unless the grader says otherwise."""
+def drawn(question: Question, longest: int, usual: int) -> Sampling:
+    """How an own model answers: the likeliest words, unless the grader says otherwise; more than `longest` tokens, or
+    no word about it, mean `usual`."""
     how = question.sampling
-    return Sampling(how.get("max_completions_tokens", longest), float(how.get("temperature", 0.0)),
+    tokens = how.get("max_completions_tokens", usual)
+    return Sampling(tokens if tokens <= longest else usual, float(how.get("temperature", 0.0)),
                     float(how.get("top_p") or 1.0), seed=how.get("seed", 0) % 2**31)
 
 
@@ -174,7 +177,7 @@ class Run(Validation):
 
 def router(workspace: Workspace, hub: hubs.Hub) -> APIRouter:
     """The two routes. They are plain functions, so each request runs on a thread of its own."""
-    routes = APIRouter(prefix="/v1/fine_tuning/alpha/graders")
+    routes = APIRouter(prefix="/v1/fine_tuning/alpha/graders", dependencies=[Depends(program("fine_tuning"))])
     places = threading.BoundedSemaphore(AT_ONCE)
 
     def own(name: str) -> Ask:
@@ -216,7 +219,7 @@ async def _of_hub(hub: hubs.Hub, name: str, question: Question) -> Reply:
         Ungraded: it cannot.
     """
     try:
-        running = await hub.open(hubs.Ask(question.spelled_out, drawn(question), hub.card(name)))
+        running = await hub.open(hubs.Ask(question.spelled_out, drawn(question, hubs.MAX_TOKENS, 0), hub.card(name)))
         try:
             ended = [piece.answer async for piece in running.pieces() if piece and piece.answer]
         finally:

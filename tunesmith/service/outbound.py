@@ -24,7 +24,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -222,7 +222,7 @@ class Exchange:
         Raises:
             EndpointError: not allowed, not reached, too slow, too large, a redirect, a failure, not JSON.
         """
-        raw = b"".join(self._chunks(path, body, key))
+        raw = b"".join(self._chunks(path, json.dumps(body).encode(), _bearer(key)))
         try:
             return json.loads(raw)
         except (ValueError, RecursionError) as error:
@@ -235,7 +235,7 @@ class Exchange:
             EndpointError: as `post`; or a line that does not end.
         """
         rest = b""
-        for chunk in self._chunks(path, body, key):
+        for chunk in self._chunks(path, json.dumps(body).encode(), _bearer(key)):
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > LONGEST_LINE:
                 raise EndpointError(f"{self.target.authority} sent a line without an end")
@@ -243,29 +243,39 @@ class Exchange:
                 if line.startswith(b"data:"):
                     yield line[5:].strip().decode("utf-8", "replace")
 
-    def _chunks(self, path: str, body: Mapping[str, Any], key: str) -> Iterator[bytes]:
+    def deliver(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send JSON to the address itself; any 2xx says that it has arrived, whatever else is answered.
+
+        Raises:
+            EndpointError: as `post`.
+        """
+        with closing(self._chunks("", body, headers)) as answer:
+            next(answer, None)
+
+    def _chunks(self, path: str, body: bytes, headers: Mapping[str, str]) -> Generator[bytes]:
         timer = threading.Timer(self.seconds, self.cancel, (f"took longer than {self.seconds:.0f} s",))
         timer.daemon = True
         timer.start()
         try:
-            yield from self._read(path, json.dumps(body).encode(), key)
+            yield from self._read(path, body, headers)
         except (OSError, http.client.HTTPException, ValueError) as error:
             again = not self._over and not isinstance(error, ssl.SSLCertVerificationError)
             raise EndpointError(f"{self.target.authority}: {self._over or _said(error)}", again) from error
         finally:
             timer.cancel()
 
-    def _read(self, path: str, body: bytes, key: str) -> Iterator[bytes]:
+    def _read(self, path: str, body: bytes, more: Mapping[str, str]) -> Iterator[bytes]:
         connection = _Pinned(self.target, self._connect())
         with closing(connection):
-            connection.putrequest("POST", f"{self.target.path}{path}", skip_host=True, skip_accept_encoding=True)
+            where = f"{self.target.path}{path}" or "/"
+            connection.putrequest("POST", where, skip_host=True, skip_accept_encoding=True)
             headers = {"Host": self.target.authority, "Content-Type": "application/json", "Accept-Encoding": "identity",
                        "Content-Length": str(len(body)), "User-Agent": "tunesmith", "Connection": "close"}
-            for name, value in {**headers, **({"Authorization": f"Bearer {key}"} if key else {})}.items():
+            for name, value in {**headers, **more}.items():
                 connection.putheader(name, value)
             connection.endheaders(body)
             with connection.getresponse() as response:
-                self._check(response, key)
+                self._check(response, more.get("Authorization", "").removeprefix("Bearer "))
                 yield from self._body(response)
 
     def _body(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -284,7 +294,7 @@ class Exchange:
         if 300 <= code < 400:
             raise EndpointError(f"{where} answers with a redirect, which is not followed; use the address it leads to",
                                 code=code)
-        if code != 200:
+        if not 200 <= code < 300:
             said = readable(response.read1(4096), key)
             wait = response.getheader("retry-after", "")
             raise EndpointError(f"{where} answered {code}{said}", code in (408, 409, 429) or code >= 500, code,
@@ -322,6 +332,10 @@ class Exchange:
             opened.close()
             raise
         return opened
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 class _Pinned(http.client.HTTPConnection):

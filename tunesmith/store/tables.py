@@ -325,6 +325,23 @@ model_names = sa.Table(
     sa.Column("created", sa.String(32), nullable=False),
     sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()))
 
+webhooks = sa.Table(
+    "webhooks", metadata,  # who hears of jobs that end; of those that ended since
+    sa.Column("url", sa.String(500), primary_key=True),
+    sa.Column("since", sa.String(32), nullable=False))
+
+deliveries = sa.Table(
+    "deliveries", metadata,  # one event for one webhook
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("url", sa.String(500), sa.ForeignKey("webhooks.url"), nullable=False),
+    sa.Column("job_id", sa.String(64), sa.ForeignKey("jobs.id"), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # waiting, delivered, given up
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("next", sa.String(32), nullable=False),  # not before this
+    sa.Column("said", sa.Text, nullable=False),  # why the last try failed
+    sa.UniqueConstraint("url", "job_id"),
+    sa.Index(None, "state", "next"))
+
 once = sa.Table(
     "once", metadata,  # what a request made, so that the same one sent again makes nothing new
     sa.Column("seq", sa.Integer, primary_key=True),

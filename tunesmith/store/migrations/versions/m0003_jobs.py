@@ -112,6 +112,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_model_names"),
         sa.UniqueConstraint("name", name="uq_model_names_name"))
     op.create_table(
+        "webhooks",
+        sa.Column("url", sa.String(500), nullable=False),
+        sa.Column("since", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("url", name="pk_webhooks"))
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("url", sa.String(500), nullable=False),
+        sa.Column("job_id", sa.String(64), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("tries", sa.Integer, nullable=False),
+        sa.Column("next", sa.String(32), nullable=False),
+        sa.Column("said", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_deliveries"),
+        sa.ForeignKeyConstraint(["url"], ["webhooks.url"], name="fk_deliveries_url"),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name="fk_deliveries_job_id"),
+        sa.UniqueConstraint("url", "job_id", name="uq_deliveries_url_job_id"))
+    op.create_index("ix_deliveries_state_next", "deliveries", ["state", "next"])
+    op.create_table(
         "once",
         sa.Column("seq", sa.Integer, nullable=False),
         sa.Column("mark", sa.String(64), nullable=False),
