@@ -360,7 +360,7 @@ def _scoring(workspace: Workspace, base: Base, settings: PreferSettings) -> Scor
     def answers(question: Question) -> Reply:
         name = question.model if question.model in served else ""
         try:
-            said = engine.sample([question.spelled_out], graders.drawn(question, 256), model=name)[0][0]
+            said = engine.sample([question.spelled_out], graders.drawn(question, 256, 256), model=name)[0][0]
         except UserError as error:  # it does not fit
             raise Ungraded("model_grader_server_error", str(error)) from error
         return Reply(said.text, question.model, len(said.tokens))
