@@ -52,10 +52,11 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
         TrainingStopped: NaN or exploding loss.
     """
     start = workspace.adapter(settings.policy)
-    items, skipped = encode(base, groups, settings.longest or base.context)
-    learned = len(items)
-    items += encode(base, unseen, settings.longest or base.context)[0] if unseen else []
     adapters.load(base, "policy", start.path)
+    longest = min(settings.longest or base.context, adapters.room(base, "policy"))
+    items, skipped = encode(base, groups, longest)
+    learned = len(items)
+    items += encode(base, unseen, longest)[0] if unseen else []
     weights = adapters.trainable(base, "policy")
     settings = settle(settings, base, "policy", resume)
     size = len(divide(items[:learned], settings.held_out)[0])
@@ -63,7 +64,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
     learner = Learner.of(weights, steps, settings)
     data = fingerprint([[i.group.id, i.weight, [p.to_dict() for p in i.pairs]] for i in items])
     inputs = {"comparisons": data, "policy": str(start), "base": base.hash}
-    with session(workspace, base, "prefer", settings, inputs, steps, resume, progress) as run:
+    with session(workspace, base, "prefer", settings, inputs, steps, resume, progress, learner) as run:
         known: list[references.Sums] = []
 
         def load(folder: Path) -> None:

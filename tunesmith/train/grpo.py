@@ -85,15 +85,16 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring
     data = dataset(workspace, settings.prompts, "prompts")
     rows = list(data.rows())
     encoded = [base.chat.prompt(p.messages) for p in rows]
-    prompts, skipped = encode(base, encoded, settings.max_tokens)
-    rows = [p for p, tokens in zip(rows, encoded) if fits(base, tokens, settings.max_tokens)]
     roles = attach(base, start.path, scoring or judges[0].path, settings)
+    slots = ("policy", *(["reward"] if judges else []))
+    prompts, skipped = encode(base, encoded, settings.max_tokens, slots)
+    rows = [p for p, tokens in zip(rows, encoded) if fits(base, tokens, settings.max_tokens, slots)]
     settings = settle(settings, base, "policy", resume)
     roles.learner.budget = settings.micro_tokens
     parents = {"policy": str(start), **({"reward": str(judges[0])} if judges else {})}
     inputs = {"prompts": data.fingerprint, **parents, "base": base.hash,
               **({"grader": fingerprint(dict(scoring.about))} if scoring else {})}
-    with session(workspace, base, "prefer", settings, inputs, settings.updates, resume, progress) as run:
+    with session(workspace, base, "prefer", settings, inputs, settings.updates, resume, progress, roles.learner) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped, **(dict(scoring.about) if scoring else {})}
 
         def publish(step: int = 0) -> Adapter:

@@ -66,8 +66,8 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
         TrainingStopped: NaN or exploding loss.
     """
     start = workspace.adapter(settings.policy)
-    items, skipped = encode(base, groups, settings.longest or base.context)
     adapters.load(base, "policy", start.path)
+    items, skipped = encode(base, groups, min(settings.longest or base.context, adapters.room(base, "policy")))
     weights = adapters.trainable(base, "policy")
     settings = settle(settings, base, "policy", resume)
     size = len(divide(items, settings.held_out)[0])
@@ -75,7 +75,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
     learner = Learner.of(weights, steps, settings)
     data = fingerprint([[i.group.id, i.weight, list(i.tree.answers), list(i.good)] for i in items])
     inputs = {"comparisons": data, "policy": str(start), "base": base.hash}
-    with session(workspace, base, "prefer", settings, inputs, steps, resume, progress) as run:
+    with session(workspace, base, "prefer", settings, inputs, steps, resume, progress, learner) as run:
         known: list[references.Sums] = []
 
         def load(folder: Path) -> None:

@@ -59,16 +59,17 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     """
     start, judge = on_base(workspace, base, settings.policy, settings.reward)
     data = dataset(workspace, settings.prompts, "prompts")
-    prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens)
-    ptx = dataset(workspace, settings.ptx, "demonstrations") if settings.ptx else None
-    mixed = sft.encode(base, list(ptx.rows()), base.context)[0] if ptx else []
-    sources = {d.name: d.fingerprint for d in (data, ptx) if d}
     roles = attach(base, start.path, judge.path, settings)
+    prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens,
+                              ("policy", "reward", roles.value.slot))
+    ptx = dataset(workspace, settings.ptx, "demonstrations") if settings.ptx else None
+    mixed = sft.encode(base, list(ptx.rows()), adapters.room(base, "policy"))[0] if ptx else []
+    sources = {d.name: d.fingerprint for d in (data, ptx) if d}
     settings = settle(settings, base, "policy", resume)
     roles.policy_learner.budget = settings.micro_tokens
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash,
               **({"ptx": ptx.fingerprint} if ptx else {})}
-    with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress) as run:
+    with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress, *roles.learners) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
 
         def publish(step: int = 0) -> Adapter:
@@ -89,17 +90,19 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
         return publish()
 
 
-def encode(base: Base, prompts: Sequence[list[int]], room: int) -> tuple[list[list[int]], dict[str, int]]:
-    """Prompts that leave room for an answer, and how many do not."""
-    kept = [p for p in prompts if fits(base, p, room)]
+def encode(base: Base, prompts: Sequence[list[int]], room: int,
+           slots: Sequence[str] = ()) -> tuple[list[list[int]], dict[str, int]]:
+    """Prompts that leave room for an answer whichever of these adapters reads it, and how many do not."""
+    kept = [p for p in prompts if fits(base, p, room, slots)]
     if not kept:
-        raise UserError(f"no prompt leaves room for {room} tokens of answer in a context of {base.context}")
+        raise UserError(f"no prompt leaves room for {room} tokens of answer in a context of "
+                        f"{adapters.room(base, *slots)}")
     return kept, {"too long": len(prompts) - len(kept)} if len(kept) < len(prompts) else {}
 
 
-def fits(base: Base, prompt: Sequence[int], room: int) -> bool:
+def fits(base: Base, prompt: Sequence[int], room: int, slots: Sequence[str] = ()) -> bool:
     """Whether so many tokens of answer have room behind a prompt."""
-    return len(prompt) + room <= base.context
+    return len(prompt) + room <= adapters.room(base, *slots)
 
 
 def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles:

@@ -74,7 +74,7 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
     data = fingerprint([[i.group.id, i.weight, [p.to_dict() for p in i.pairs], list(i.group.labels),
                          list(i.group.tiers) if settings.loss == "plackett-luce" else []] for i in items])
     inputs = {"comparisons": data, "base": base.hash, **({"model": str(parent)} if parent else {})}
-    with session(workspace, base, "reward", settings, inputs, steps, resume, progress) as run:
+    with session(workspace, base, "reward", settings, inputs, steps, resume, progress, learner) as run:
         run.summary = {"groups": len(train_items), "held_out_groups": len(held_out), "skipped": skipped,
                        **(about or {})}
         for step in range(run.resume(lambda folder: learner.load(folder, "reward")), steps):
