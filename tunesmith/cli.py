@@ -303,15 +303,36 @@ def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith.store import keys
 
     chosen, shop = _settings(command), _shop(command, terminal)
-    spec, engine = _engine(shop, chosen.base)
+    spec, engine = _engine(shop, chosen.base, chosen.rows)
     quotas = Quotas(chosen.requests_per_minute, chosen.storage_mb * 2**20, chosen.unfinished_jobs)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
-                     https=chosen.https, quotas=quotas, train=chosen.train)
+                     https=chosen.https, quotas=quotas, train=chosen.train, courier=_courier(shop, chosen),
+                     **_serving(shop, chosen))
     needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
              "is open to every program on this machine until you make a key")
     run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
         f"OpenAI-compatible API: {url}v1  studio: {_entrance(shop.workspace, app, url)}  (Ctrl+C ends it)\n"
         f"The API {needs}: tunesmith keys create NAME --scopes chat. {_ONCE}{_plain(chosen)}"))
+
+
+def _serving(shop: Shop, chosen: settings.ServeSettings) -> dict[str, Any]:
+    """What `create_app` is told of how to answer."""
+    from tunesmith.service import guard
+    from tunesmith.service.gateway import gateway
+    from tunesmith.service.hub import Limits
+
+    return {"limits": Limits(chosen.waiting, chosen.adapter_mb * 2**20, chosen.seconds),
+            "guard": guard.load(chosen.guard, shop.workspace) if chosen.guard else None,
+            "gateway": gateway(chosen.engine, chosen.seconds) if chosen.engine else None}
+
+
+def _courier(shop: Shop, chosen: settings.ServeSettings) -> Any:
+    """Who tells webhooks of jobs that have ended; None without one."""
+    from tunesmith.service import webhooks
+
+    if not chosen.webhook:
+        return None
+    return webhooks.Courier(shop.workspace, chosen.webhook, webhooks.secret_of(chosen.webhook_secret))
 
 
 def _engine(shop: Shop, base: str = "", rows: int = 64) -> tuple[str, Callable[[], Any]]:

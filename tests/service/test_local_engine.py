@@ -6,6 +6,7 @@ from service_fakes import running
 
 from tunesmith.model import adapters, base
 from tunesmith.model.engine import LocalEngine
+from tunesmith.model.serving import Serving
 from tunesmith.service import create_app
 
 tiny = pytest.importorskip("tiny")
@@ -22,7 +23,7 @@ def api(tmp_path, workspace):
         adapters.save(one, "policy", write_to)
 
     workspace.publish_adapter("real", "policy", {"spec": "tiny", "hash": "0"}, publish, {})
-    app = create_app(workspace, lambda: LocalEngine(base.load(str(folder), spec="tiny")), base="tiny")
+    app = create_app(workspace, lambda: Serving(LocalEngine(base.load(str(folder), spec="tiny"))), base="tiny")
     with running(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=60) as api:
         yield api
 

@@ -49,6 +49,10 @@ class Chat:
             return self._encode(text, first=True)
         return tokens + self._encode(rest, first=not tokens)
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of plain text from its beginning, without a template."""
+        return self._encode(text, first=True)
+
     def answer(self, text: str) -> list[int]:
         """An assistant turn's tokens, end of turn included."""
         return [*self._encode(text), self.end]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,47 +16,67 @@ from starlette.staticfiles import StaticFiles
 from tunesmith import __version__
 from tunesmith.errors import UserError
 from tunesmith.service import access, accounts, dashboards, desk, live, manage, rank, refusals, sources
-from tunesmith.service.hub import Hub, ServingEngine
+from tunesmith.service import guard as answer_guard
+from tunesmith.service.hub import Hub, Limits, ServingEngine
+from tunesmith.service.quotas import Quotas, Rates
 from tunesmith.service.security import LOOPBACK, MAX_BODY, Guard, require_named
+from tunesmith.service.worker import Worker
 from tunesmith.store import team
 
 if TYPE_CHECKING:
+    from tunesmith.service.gateway import Gateway
+    from tunesmith.service.webhooks import Courier
     from tunesmith.store.workspace import Workspace
 
 
 def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None = None, *, base: str = "base",
                labeler: str = "me", max_body: int = MAX_BODY, hosts: Sequence[str] = (),
-               https: bool = False) -> FastAPI:
+               https: bool = False, quotas: Quotas | None = None, limits: Limits | None = None,
+               guard: answer_guard.Guard | None = None, gateway: Gateway | None = None,
+               train: bool = False, courier: Courier | None = None) -> FastAPI:
     """The studio, and with an `engine` the API too.
 
     `engine` is called on the first request that needs it, so the pages answer at once and without torch. `base` is
     the base's name in /v1/models and the `spec` that adapters must have been trained on. `labeler` is the account of
     who starts it, made as an admin if it is new. `hosts` are the names, beside loopback's, that it may be called by;
-    `https` says that a proxy in front of it encrypts.
+    `https` says that a proxy in front of it encrypts. `quotas` hold for each key under /v1. `limits` are the
+    engine's; `guard` keeps risky answers back; with a `gateway` another server writes instead of the engine. `train`
+    works on fine-tuning jobs beside it; `courier` tells webhooks when they end.
 
     Raises:
         UserError: `labeler` cannot be an account's name or is switched off.
     """
-    hub = Hub(workspace, engine, base) if engine else None
+    hub = Hub(workspace, engine, base, limits) if engine else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        with Worker(workspace) if train else nullcontext(), courier or nullcontext():
+            yield
         if hub:
             hub.close()
 
     app = FastAPI(title="Tunesmith", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
                   lifespan=lifespan)
     app.state.workspace, app.state.hub, app.state.hosts, app.state.https = workspace, hub, tuple(hosts), https
+    app.state.quotas = quotas or Quotas()
+    app.state.rates = Rates(app.state.quotas.requests_per_minute)
     app.state.owner = team.owner(workspace, labeler).name
     refusals.install(app)
     app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
     for pages in (accounts, rank, desk, sources, live, manage, dashboards):
         app.include_router(pages.router(workspace))
     if hub:
-        from tunesmith.service import openai
+        from tunesmith.service import completions, files, finetuning, graders, metrics, openai
 
-        app.include_router(openai.router(hub), dependencies=[Depends(access.chat)])
+        writers = [gateway.router(hub, guard)] if gateway else [openai.router(hub, guard),
+                                                                completions.router(hub, guard)]
+        for routes in writers:
+            app.include_router(routes, dependencies=[Depends(access.chat)])
+        app.include_router(metrics.router(hub.metrics), dependencies=[Depends(access.program("read"))])
+        for routes in (files.router(workspace), finetuning.router(workspace, hub), graders.router(workspace, hub)):
+            app.include_router(routes)
+        if guard:
+            app.include_router(answer_guard.router(guard))
     else:
         app.add_api_route("/v1/{path:path}", _no_engine, methods=["GET", "POST"], include_in_schema=False)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

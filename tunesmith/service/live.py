@@ -36,10 +36,11 @@ from tunesmith.contracts import Sampling
 from tunesmith.errors import NotFound, UserError, nearest
 from tunesmith.records import Answer, AnswerGroup, Conversation, Prompt, conversation
 from tunesmith.service.access import Labeler, Person, require
-from tunesmith.service.openai import EventStream, refuse_too_long
+from tunesmith.service.hub import Ask
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal, describe, log
 from tunesmith.service.remote import RemoteEngine
+from tunesmith.service.wire import EventStream
 from tunesmith.store import work
 from tunesmith.store.checks import valid_name
 from tunesmith.store.endpoints import endpoints, find_endpoint
@@ -143,7 +144,7 @@ def router(workspace: Workspace) -> APIRouter:
             finally:
                 busy.discard(who.name)
 
-        return EventStream(frames(), headers={"x-accel-buffering": "no"})
+        return EventStream(frames())
 
     return routes
 
@@ -188,15 +189,19 @@ Stream = Callable[[Conversation, Sampling], Pieces]
 
 
 def _own(hub: Hub, writer: Writer) -> Stream:
-    adapter = hub.card(writer.name).adapter
+    card = hub.card(writer.name)
 
     async def stream(prompt: Conversation, sampling: Sampling) -> Pieces:
-        used, context = await hub.prepare(adapter, prompt)
-        refuse_too_long(used, None, context)
-        room = Sampling(min(sampling.max_tokens, context - used), sampling.temperature, seed=sampling.seed)
-        async with aclosing(hub.stream(prompt, room, adapter)) as pieces:
-            async for piece in pieces:
-                yield piece
+        running = await hub.open(Ask(prompt, sampling, card, live=True, capped=True))
+        try:
+            async with aclosing(running.pieces()) as pieces:
+                async for piece in pieces:
+                    if piece is not None and piece.text:
+                        yield piece.text
+                    if piece is not None and piece.answer is not None:
+                        yield piece.answer
+        finally:
+            running.close()
 
     return stream
 
