@@ -96,7 +96,7 @@ class Shop:
         import torch
 
         from tunesmith.model import base as bases
-        from tunesmith.model import machine
+        from tunesmith.model import machine, quantised
         from tunesmith.train import memory
 
         if not spec:
@@ -104,6 +104,8 @@ class Shop:
         bases.keep_memory()
         base = bases.load(self._folder(spec), spec, dtype=memory.loaded(training) if training else None)
         if training:
+            if training.quantise != "none":
+                quantised.quantise(base, training.quantise)
             memory.set_precision(base, training)
         torch.set_num_threads(machine.threads(base.width))
         return base

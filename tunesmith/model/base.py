@@ -1,6 +1,6 @@
 """The one resident base: frozen weights that every role and every task shares.
 
-Left out: quantised bases and several devices.
+Left out: several devices.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Base:
         self.kernel: attention.Kernel = "blocks"
         self.compute: torch.dtype | None = None  # of the products, where the weights' own is finer (autocast)
         self.origin: dict[str, Any] | None = None  # the base that this one was before its weights were trained
+        self.packed = 0  # numbers that model.quantised has packed, which are no parameters any more
         self.hash = _weights_hash(model)
 
     @property
@@ -90,7 +91,7 @@ class Base:
     @property
     def parameters(self) -> int:
         """How many numbers the base holds, adapters left out."""
-        return sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
+        return self.packed + sum(p.numel() for name, p in self.model.named_parameters() if "lora_" not in name)
 
     def trunk(self, **inputs: Any) -> Any:
         """transformers' output without the vocabulary; `last_hidden_state` is [rows, T, D]."""

@@ -18,6 +18,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 
+from tunesmith.model import quantised
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree
 
@@ -140,7 +141,7 @@ def products(base: Base) -> Products:
     embedded = {id(m.weight) for m in base.model.modules() if isinstance(m, nn.Embedding)} | {id(output)}
     blocks = [p for name, p in base.model.named_parameters()
               if p.ndim > 1 and "lora_" not in name and id(p) not in embedded]
-    return _weights(blocks), _weights([output])
+    return _weights([*blocks, *quantised.shapes(base.model)]), _weights([output])
 
 
 def _weights(parameters: Sequence[Tensor]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -17,8 +18,10 @@ from torch import nn
 from tunesmith.errors import ModelError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.settings import Lora, RewardSettings, SftSettings
-from tunesmith.store.workspace import Adapter
+from tunesmith.settings import READ_BY, Lora, RewardSettings, SftSettings
+from tunesmith.store.workspace import Adapter, Run
+
+Chosen = TypeVar("Chosen", SftSettings, RewardSettings)
 
 FOLDER = "model"
 
@@ -42,6 +45,31 @@ def start(base: Base, slot: str, settings: SftSettings | RewardSettings, parent:
         raise ModelError(f"{parent} is an adapter, and --adapter full trains a base: start from its base, or from a "
                          "model that was itself trained with --adapter full")
     return "", trainable(base, head)
+
+
+def inherit(settings: Chosen, parent: Adapter | None, resume: Run | None = None) -> Chosen:
+    """The settings of a run that goes on with its parent's adapter: they say how that was made.
+
+    Raises:
+        ModelError: they ask for another kind or size than the parent's.
+    """
+    stacked = isinstance(settings, SftSettings) and settings.stack  # new ranks beside it
+    if parent is None or parent.base.get("kind") == "full" or settings.adapter == "full" or stacked:
+        return settings
+    made = adapters.described(parent.path)
+    unread = {name: type(settings).model_fields[name].default for name in READ_BY}
+    own = {"adapter": made.kind, **unread, **{name: getattr(made, name) for name, kinds in READ_BY.items()
+                                              if made.kind in kinds}}
+    for name in sorted(settings.model_fields_set & own.keys()) if resume is None else ():
+        asked = getattr(settings, name)
+        if (tuple(sorted(asked)) or own[name] if name == "targets" else asked) != own[name]:
+            raise ModelError(f"{parent} has --{name.replace('_', '-')} {_shown(own[name])}, and a run that starts from "
+                             f"it goes on with it, so it cannot have {_shown(asked)}: leave that out, or start afresh")
+    return settings.model_copy(update=own)
+
+
+def _shown(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def method(settings: Lora) -> adapters.Method:
@@ -68,6 +96,8 @@ def trainable(base: Base, head: bool = True) -> dict[str, nn.Parameter]:
     if there := adapters.names(base):
         raise ModelError(f"base {base.spec} carries adapters ({', '.join(there)}); full fine-tuning changes the base "
                          "itself and needs one of its own")
+    if base.packed:
+        raise ModelError("--quantise freezes the base in few bits, and --adapter full trains it: choose one of them")
     if base.model.dtype == torch.bfloat16:
         raise ModelError(f"base {base.spec} is loaded in bf16, too coarse to add small steps to; load it in fp32 (its "
                          "products may still be bf16)")
