@@ -50,7 +50,7 @@ def strictly(kind: type[BaseModel], body: dict[str, Any]) -> None:
         known["status"] = "running"
     if known.get("object") == "fine_tuning.job" and known["method"]["type"] == "rlhf":
         known["method"] = {"type": "supervised"}
-    if known.get("object") == "file" and known["purpose"] == "evals":  # may be sent, but is no purpose of the type
+    if known.get("object") == "file" and known.get("purpose") == "evals":  # may be sent, but is no purpose of the type
         known["purpose"] = "user_data"
     made = kind.model_validate(known, strict=True)
     assert not (more := list(unknown(made))), (kind.__name__, more)

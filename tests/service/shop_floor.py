@@ -11,13 +11,8 @@ from pathlib import Path
 import httpx2
 import openai
 import openai_schema
-import tiny
 from service_fakes import running
 
-from tunesmith import rounds
-from tunesmith.model.engine import LocalEngine
-from tunesmith.model.serving import Serving
-from tunesmith.rounds import Shop
 from tunesmith.service import create_app, trainer
 from tunesmith.store import jobs
 from tunesmith.store.workspace import Workspace
@@ -29,9 +24,15 @@ class Floor:
     """`api()` makes clients; every body they get is held against OpenAI's types."""
 
     def __init__(self, root: Path, **options):
+        import tiny
+
+        from tunesmith import rounds
+        from tunesmith.model.engine import LocalEngine
+        from tunesmith.model.serving import Serving
+
         self.base = str(tiny.save(root / "tiny"))
         self.workspace = Workspace.open(root / "ws")
-        self.shop = Shop(self.workspace, lambda _: contextlib.nullcontext(lambda *a: None))
+        self.shop = rounds.Shop(self.workspace, lambda _: contextlib.nullcontext(lambda *a: None))
         self.hands = trainer.Hands(lambda *step: rounds.train(self.shop, *step),
                                    lambda *what: rounds.fresh(self.shop, *what))
         self.app = create_app(self.workspace, lambda: Serving(LocalEngine(self.shop.base(self.base), 8)),

@@ -223,9 +223,11 @@ def _sender(request: Request, who: Caller) -> blobs.Sender:
 
 def _stored(function: Any, *args: Any, **known: Any) -> Any:
     try:
-        return function(*args, **known)
-    except blobs.OverQuota as error:
-        raise over_quota(error) from error
+        return _known(function, *args, param="file", **known)
+    except Refusal as error:
+        if isinstance(error.__cause__, blobs.OverQuota):
+            raise over_quota(error.__cause__) from error
+        raise
 
 
 def _known(function: Any, *args: Any, param: str, **known: Any) -> Any:
