@@ -290,3 +290,13 @@ def test_a_part_of_ties_only_is_not_taken_for_thumbs(lab):
     mixed, alone = (reward.assess(model, reward.encode(base, groups, 256)[0]) for groups in
                     ([thumbs[0], tied, *thumbs[1:]], thumbs))
     assert mixed == alone and mixed["labels"] == 3 and 0 <= mixed["auc"] <= 1
+
+
+def test_ratings_of_a_tie_are_no_thumbs(lab):
+    """A labeler ties both answers but rates them 6 and 5: no preference, and the rest of the set is learned from."""
+    base = lab.base()
+    rated = [group(("ab", "cd"), tiers, n, labels=labels) for n, (tiers, labels) in enumerate(
+        [(((1,), (0,)), (2.0, 5.0)), (((0, 1),), (6.0, 5.0)), (((0, 1),), (0.0, 0.0))])]
+    items, skipped = reward.encode(base, rated, 256)
+    assert [(i.group.labels, bool(i.pairs)) for i in items] == [((2.0, 5.0), True), ((0.0, 0.0), False)]
+    assert skipped == {"no preference in it": 1}
