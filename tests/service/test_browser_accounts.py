@@ -98,6 +98,8 @@ def test_sign_in_a_password_a_key_and_the_team_by_keyboard_alone(stranger, url, 
     page.keyboard.type("nightly")
     tab_to(page, "chat")
     page.keyboard.press("Space")
+    tab_to(page, "Your password")
+    page.keyboard.type("violet tram ostrich")
     tab_to(page, "Make a key")
     page.keyboard.press("Enter")
     secret = page.get_by_label("Your new key").input_value()

@@ -55,6 +55,12 @@ def drag(page, answer, to, at):
     page.mouse.up()
 
 
+def outbox(page, person="me"):
+    """What waits in the browser's storage."""
+    found = page.evaluate("({...localStorage})")
+    return [json.loads(text) for key, text in found.items() if key.startswith(f"tunesmith.outbox/{person}/")]
+
+
 def press(page, *keys):
     for key in keys:
         page.keyboard.press(key)
@@ -181,15 +187,15 @@ def test_the_outbox_survives_a_lost_server_and_a_reload(workspace, open_page):
         a, b, c, d = order(page)
     press(page, "d", "k", "k", "k", "Enter")  # the server is gone
     page.get_by_text("Not saved yet, will retry").wait_for()
-    waiting = json.loads(page.evaluate("localStorage['tunesmith.outbox.me']"))
-    assert [e["tiers"] for e in waiting] == [[[d], [a], [b], [c]]]
-    assert set(waiting[0]) == set(Submission.model_fields)
+    waiting = outbox(page)
+    assert [e["body"]["tiers"] for e in waiting] == [[[d], [a], [b], [c]]]
+    assert set(waiting[0]["body"]) == set(Submission.model_fields)
     assert "percent" not in json.dumps(waiting)  # no text of the data
     assert workspace.rankings("desk") == []
     with running(app, port):
         wait_for_next(page)
         assert wait_for_rankings(workspace, 1).tiers == ((d,), (a,), (b,), (c,))
-        assert page.evaluate("localStorage['tunesmith.outbox.me']") is None
+        assert outbox(page) == []
 
 
 def test_a_reply_lost_on_the_way_back_stores_once(open_page, url, workspace):
@@ -239,7 +245,7 @@ def test_a_refused_ranking_says_so_and_lets_go(open_page, url, workspace):
     page.evaluate("document.getElementById('answers').dataset.group = 'unknown-group'")
     press(page, "b", "k", "Enter")
     page.get_by_text("Not saved: the verdict is on another group").wait_for()
-    assert page.evaluate("localStorage['tunesmith.outbox.me']") is None and not page.locator("[inert]").count()
+    assert outbox(page) == [] and not page.locator("[inert]").count()
 
 
 def test_payloads_in_prompt_and_answers_stay_text(workspace, open_page, problems):

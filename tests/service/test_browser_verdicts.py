@@ -278,14 +278,14 @@ def test_people_on_one_machine_have_their_own_outboxes(workspace, open_page):
         page = open_page(f"{url}/rank/desk")
     press(page, "b", "k", "Enter")
     page.get_by_text("Not saved yet, will retry").wait_for()
-    kept = page.evaluate("localStorage['tunesmith.outbox.me']")
+    kept = page.evaluate("Object.entries(localStorage).find(([key]) => key.startsWith('tunesmith.outbox/me/'))")
     page.evaluate("localStorage.clear()")
     with running(app, port) as url:
         other = open_page(f"{url}/rank/desk", "ana", "labeler")
-        other.evaluate("kept => { localStorage['tunesmith.outbox.me'] = kept }", kept)
+        other.evaluate("([key, text]) => localStorage.setItem(key, text)", kept)
         press(other, "c", "k", "Enter")
         wait_for_next(other)
-        assert json.loads(other.evaluate("localStorage['tunesmith.outbox.me']"))[0]["id"]
+        assert json.loads(other.evaluate("key => localStorage.getItem(key)", kept[0]))["body"]["group"]
     assert "ana" in {r.labeler for r in workspace.rankings("desk")}
 
 

@@ -71,8 +71,8 @@ class Person:
 
 
 def person(request: Request) -> Person:
-    """Who is signed in, or whose key it is. What a page sends names whose page it is (x-labeler): what was judged before
-    somebody else signed in, in another tab, must not be stored under their name.
+    """Who is signed in, or whose key it is. What a page sends names whose page it is (x-labeler): what one person judged
+    must not be stored under the name of another who signed in meanwhile, in another tab.
 
     Raises:
         Refusal: 401; a browser is sent to the sign-in page.
@@ -217,7 +217,7 @@ Form = Annotated[dict[str, str], Depends(form)]
 
 
 def _storable(text: str) -> str:
-    if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
         raise ValueError("it holds a character that cannot be stored")
     return text
 

@@ -6,8 +6,10 @@ Plain HTML forms that need no JavaScript. Left out: OIDC, second factors, e-mail
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
+import anyio
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
@@ -24,20 +26,46 @@ if TYPE_CHECKING:
 WRONG = "This name and password do not fit."
 SPRAY = 50
 """Failures from one address, over all names, before it has to wait."""
+AT_ONCE = 2
+"""Passwords that are hashed at a time (`store.passwords` allows no more)."""
+QUEUE = 150
+"""Who may wait for that, about five seconds; the next one is told to come back."""
+KEY_DAYS = 90
+"""How long a key works, unless its maker says otherwise."""
+
+Hashing = Callable[[Callable[[], Response]], Awaitable[Response]]
 
 
 def router(workspace: Workspace) -> APIRouter:
     """/signin, /signout, /enter, /invite, /account, /team."""
     routes = APIRouter(default_response_class=HTMLResponse)
-    _doors(routes, workspace, Throttle(), Throttle(free=SPRAY))
-    _own(routes, workspace)
+    hashing = _queue()
+    _doors(routes, workspace, hashing, Throttle(), Throttle(free=SPRAY))
+    _own(routes, workspace, hashing)
     _team(routes, workspace)
     return routes
 
 
+def _queue() -> Hashing:
+    """Runs what hashes a password in threads of its own, a few at a time: when everybody signs in at nine o'clock,
+    those who wait hold no thread that others need for ranking.
+
+    Raises:
+        Refusal: too many wait.
+    """
+    seats = anyio.CapacityLimiter(AT_ONCE)
+
+    async def hashing(work: Callable[[], Response]) -> Response:
+        if seats.statistics().tasks_waiting >= QUEUE:
+            raise Refusal("Very many people sign in right now; try again in ten seconds.", status=429)
+        return await anyio.to_thread.run_sync(work, limiter=seats)
+
+    return hashing
+
+
 # ---- the doors
 
-def _doors(routes: APIRouter, workspace: Workspace, by_name: Throttle, by_address: Throttle) -> None:
+def _doors(routes: APIRouter, workspace: Workspace, hashing: Hashing, by_name: Throttle, by_address: Throttle) -> None:
     @routes.get("/signin")
     def signin(request: Request, next: str = "/") -> Response:
         if _known(request):
@@ -45,21 +73,24 @@ def _doors(routes: APIRouter, workspace: Workspace, by_name: Throttle, by_addres
         return _page("signin.html", next=local(next), name="", problem="")
 
     @routes.post("/signin")
-    def sign_in(request: Request, fields: Form) -> Response:
+    async def sign_in(request: Request, fields: Form) -> Response:
+        return await hashing(lambda: signed_in(request, fields))
+
+    def signed_in(request: Request, fields: dict[str, str]) -> Response:
         name, password, path = _take(fields, "name", "password", "next")
-        where = access.address(request)
+        name, where = team.spelled(name), access.address(request)
         wait = max(by_name.wait(name, where), by_address.wait(where))
         if wait > 0:
             problem = f"Too many tries; wait {_duration(wait)} and try again."
             return _page("signin.html", 429, {"retry-after": str(math.ceil(wait))}, next=local(path), name=name,
                          problem=problem)
         by_name.failed(name, where)
-        by_address.failed(where)
         found = team.sign_in(workspace, name, password)
         if found is None:
+            by_address.failed(where)
             log.warning("sign-in failed: %r from %s", name[:64], where)
             return _page("signin.html", 401, next=local(path), name=name, problem=WRONG)
-        by_name.forget(name, where)
+        by_address.forgive(by_name.forget(name, where) - 1, where)  # their own slips; never those of others
         return _welcome(request, workspace, team.start_session(workspace, found.name), local(path))
 
     @routes.post("/signout")
@@ -102,7 +133,10 @@ def _doors(routes: APIRouter, workspace: Workspace, by_name: Throttle, by_addres
         return _page("invite.html", asked=asked, key=key, name=asked.name, problem="")
 
     @routes.post("/invite")
-    def accept(request: Request, fields: Form) -> Response:
+    async def accept(request: Request, fields: Form) -> Response:
+        return await hashing(lambda: accepted(request, fields))
+
+    def accepted(request: Request, fields: dict[str, str]) -> Response:
         key, name, password = _take(fields, "key", "name", "password")
         asked = team.invitation(workspace, key)
         try:
@@ -136,7 +170,7 @@ def _known(request: Request) -> Person | None:
 
 # ---- one's own account
 
-def _own(routes: APIRouter, workspace: Workspace) -> None:
+def _own(routes: APIRouter, workspace: Workspace, hashing: Hashing) -> None:
     by_name = Throttle()
 
     def page(who: Person, status: int = 200, **shown: Any) -> Response:
@@ -144,14 +178,17 @@ def _own(routes: APIRouter, workspace: Workspace) -> None:
         return _page("account.html", status, **{
             "who": who, "own": own, "sessions": team.sessions(workspace, who.name), "problem": "", "done": "",
             "scopes": {s: keys.SCOPES[s] for s in keys.ALLOWED[own.role]}, "keys": keys.keys(workspace, who.name),
-            "secret": "", **shown})
+            "secret": "", "days": KEY_DAYS, **shown})
 
     @routes.get("/account")
     def account(who: SignedIn) -> Response:
         return page(who)
 
     @routes.post("/account/password")
-    def password(request: Request, who: SignedIn, fields: Form) -> Response:
+    async def password(request: Request, who: SignedIn, fields: Form) -> Response:
+        return await hashing(lambda: changed(request, who, fields))
+
+    def changed(request: Request, who: Person, fields: dict[str, str]) -> Response:
         new, again = _take(fields, "password", "again")
         try:
             if new != again:
@@ -163,13 +200,17 @@ def _own(routes: APIRouter, workspace: Workspace) -> None:
         return page(who, done="Your password is changed; other browsers are signed out.")
 
     @routes.post("/account/keys")
-    def new_key(who: SignedIn, fields: Form) -> Response:
+    async def new_key(who: SignedIn, fields: Form) -> Response:
+        return await hashing(lambda: key_made(who, fields))
+
+    def key_made(who: Person, fields: dict[str, str]) -> Response:
         try:
+            _check_current(workspace, who, fields.get("current", ""), by_name)
             key, secret = keys.create_key(workspace, who.name, fields.get("key_name", ""),
                                           [s for s in keys.SCOPES if fields.get(f"scope_{s}")], who.name,
                                           days=_days(fields.get("days", "")))
         except UserError as error:
-            return page(who, 400, problem=_sentence(error))
+            return page(who, getattr(error, "status", 400), problem=_sentence(error))
         return page(who, secret=secret, done=f"The key “{key.name}” is made.")
 
     @routes.post("/account/keys/revoke")
@@ -177,9 +218,14 @@ def _own(routes: APIRouter, workspace: Workspace) -> None:
         keys.revoke_key(workspace, _take(fields, "id")[0], who.name, account=who.name)
         return page(who, done="The key is revoked.")
 
+    @routes.post("/account/keys/revoke-all")
+    def revoke_all(who: SignedIn, fields: Form) -> Response:
+        keys.revoke_keys(workspace, who.name, who.name)
+        return page(who, done="All your keys are revoked.")
+
 
 def _check_current(workspace: Workspace, who: Person, current: str, tries: Throttle) -> None:
-    """Whoever finds an open browser must not change the password of it."""
+    """Whoever finds an open browser must not change the password of it, nor make a key that outlives the session."""
     if not team.account(workspace, who.name).password:
         return
     if (wait := tries.wait(who.name)) > 0:
@@ -198,7 +244,8 @@ def _team(routes: APIRouter, workspace: Workspace) -> None:
         return _page("team.html", status, **{
             "who": who, "accounts": team.accounts(workspace), "invitations": team.invitations(workspace),
             "roles": roles, "explained": ROLES, "may_grant": team.may_grant,
-            "keys": keys.keys(workspace) if who.may("admin") else [], "problem": "", "done": "", "link": "", **shown})
+            "keys": keys.keys(workspace) if who.may("admin") else [], "problem": "", "done": "", "link": "",
+            "reset": "", "left": [], **shown})
 
     def change(who: Person, fields: dict[str, str]) -> team.Account:
         """The account that a form is about, if `who` may change it."""
@@ -255,7 +302,14 @@ def _team(routes: APIRouter, workspace: Workspace) -> None:
             return page(who, 400, problem=_sentence(error))
         return page(who, link=f"{_origin(request)}{access.entrance(secret, '/account')}",
                     done=f"The password of {found.name} is gone. This link lets them in once, for "
-                         f"{team.INVITATION_DAYS} days, to choose a new one.")
+                         f"{team.INVITATION_DAYS} days, to choose a new one.",
+                    reset=found.name, left=[k for k in keys.keys(workspace, found.name) if k.works])
+
+    @routes.post("/team/revoke-all")
+    def revoke_all(who: Manager, fields: Form) -> Response:
+        found = change(who, fields)
+        count = keys.revoke_keys(workspace, found.name, who.name)
+        return page(who, done=f"{count} {'key' if count == 1 else 'keys'} of {found.name} revoked.")
 
     @routes.post("/team/revoke")
     def revoke(who: Annotated[Person, Depends(access.require("admin"))], fields: Form) -> Response:
@@ -313,7 +367,7 @@ def _duration(seconds: float) -> str:
 def _days(text: str) -> float:
     if text.strip() == "":
         return 0
-    if not text.strip().isdecimal() or not 1 <= int(text) <= 3650:
+    if not text.strip().isdecimal() or len(text.strip()) > 4 or not 1 <= int(text) <= 3650:
         raise UserError("a key lasts 1 to 3650 days; leave the field empty for one that never expires")
     return int(text)
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.errors import NotAllowed, NotFound, UserError
 from tunesmith.records import Demonstration, Message, conversation
 from tunesmith.service import markdown
-from tunesmith.service.access import Form, Labeler, Manager, Person, SignedIn
+from tunesmith.service.access import LARGEST, Form, Labeler, Manager, Number, Person, SignedIn
 from tunesmith.service.diff import changes
 from tunesmith.service.pages import render
 from tunesmith.store import desk as store
@@ -71,7 +71,7 @@ class Decision(BaseModel):
     reasons: list[str] = Field(default=[], max_length=len(store.REASONS))
     note: str = Field("", max_length=store.LONGEST_NOTE)
     edits: dict[Annotated[str, Field(pattern=r"^[0-9]{1,3}$")], Text] = Field(default={}, max_length=store.MOST_TURNS)
-    seen: int = Field(ge=0)
+    seen: int = Field(ge=0, le=LARGEST)
 
     def review(self, reviewer: str, draft: store.Draft) -> store.Review:
         """The record to store."""
@@ -96,7 +96,7 @@ def router(workspace: Workspace) -> APIRouter:
 
     @routes.get("/desk/{name}")
     def drafts(name: str, who: SignedIn, state: store.State | None = None, mine: bool = False,
-               before: Annotated[int, Query(ge=0)] = 0, done: bool = False) -> str:
+               before: Number = 0, done: bool = False) -> str:
         found = _desk(workspace, name, who)
         author = who.name if mine or not _sees_all(who) else None
         shown = store.listed(workspace, name, state, author, before, PAGE + 1)
@@ -127,7 +127,8 @@ def router(workspace: Workspace) -> APIRouter:
         return render("desk_write.html", who=who, name=name, longest=store.LONGEST_TEXT)
 
     @routes.get("/desk/{name}/next")
-    def following(name: str, who: SignedIn, after: int | None = None, back: bool = False) -> RedirectResponse:
+    def following(name: str, who: SignedIn, after: Number | None = None,
+                  back: bool = False) -> RedirectResponse:
         return RedirectResponse(_next(workspace, name, who, after, back) or f"/desk/{quote(name)}?done=1", 303)
 
     @routes.get("/desk/{name}/{id}")

@@ -18,17 +18,17 @@ import time
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from math import ceil, exp, isfinite
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import ValidationError
 
 from tunesmith.errors import NotFound, StorageError, UserError, nearest
 from tunesmith.records import AnswerGroup, Tiers
 from tunesmith.service import charts
-from tunesmith.service.access import Admin, Form, Manager, Person, Viewer
+from tunesmith.service.access import Admin, Form, Manager, Number, Person, Viewer
 from tunesmith.service.figures import MOMENT, Board, Change, Contested, Counts, Figures
 from tunesmith.service.markdown import plain
 from tunesmith.service.markdown import render as markdown
@@ -385,8 +385,8 @@ def _guidelines(routes: APIRouter, workspace: Workspace) -> None:
             problem=problem, done=done, pending=False), status)
 
     @routes.get("/manage/{name}/guidelines")
-    def guidelines(name: str, who: Manager, version: Annotated[int | None, Query(ge=1)] = None,
-                   saved: int = 0) -> HTMLResponse:
+    def guidelines(name: str, who: Manager, version: Number | None = None,
+                   saved: Number = 0) -> HTMLResponse:
         found = projects.guidelines(workspace, name, version)
         if version and found is None:
             raise NotFound(f"the guidelines of {name} have no version {version}")
@@ -414,7 +414,7 @@ def _guidelines(routes: APIRouter, workspace: Workspace) -> None:
 
 def _gold(routes: APIRouter, workspace: Workspace) -> None:
     @routes.get("/manage/{name}/gold")
-    def gold(name: str, who: Manager, start: Annotated[int, Query(ge=0)] = 0, find: str = "") -> Response:
+    def gold(name: str, who: Manager, start: Number = 0, find: str = "") -> Response:
         if find.strip():
             return RedirectResponse(f"/manage/{quote(name)}/gold/{quote(find.strip(), safe='')}", 303)
         known = projects.gold(workspace, name)
@@ -481,7 +481,7 @@ def _tiers(places: list[str]) -> Tiers:
 
 def _audit(routes: APIRouter, workspace: Workspace) -> None:
     @routes.get("/audit")
-    def log(who: Admin, before: Annotated[int, Query(ge=0)] = 0, check: bool = False) -> str:
+    def log(who: Admin, before: Number = 0, check: bool = False) -> str:
         found = entries(workspace, ENTRIES_SHOWN + 1, before)
         good, bad = "", ""
         if check:

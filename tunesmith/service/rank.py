@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from tunesmith.errors import Conflict, NotFound
 from tunesmith.feedback.leaks import leaks
 from tunesmith.records import AnswerGroup, Ranking
-from tunesmith.service.access import Labeler, Manager, Person, SignedIn
+from tunesmith.service.access import LARGEST, Id, Labeler, Manager, Number, Person, SignedIn
 from tunesmith.service.dashboards import reports
 from tunesmith.service.markdown import plain
 from tunesmith.service.markdown import render as markdown
@@ -67,9 +67,9 @@ class Submission(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     id: str = Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")
-    group: str = Field(min_length=1, max_length=64)
-    token: str = Field("", max_length=64)
-    revises: str = Field("", max_length=128)
+    group: Id = Field(min_length=1, max_length=64)
+    token: Id = Field("", max_length=64)
+    revises: Id = Field("", max_length=128)
     tiers: list[Annotated[list[Index], Field(min_length=1)]] = Field(default=[], max_length=9)
     shown: list[Index] = Field(min_length=1, max_length=9)
     all_bad: bool = False
@@ -79,7 +79,7 @@ class Submission(BaseModel):
     flags: dict[Key, Annotated[list[Flag], Field(min_length=1, max_length=12)]] = Field(default={})
     rationale: str = Field("", max_length=4000)
     seconds: float = Field(0.0, ge=0, le=7 * 86400)
-    guidelines: int = Field(0, ge=0)
+    guidelines: int = Field(0, ge=0, le=LARGEST)
     trace: Trace = Trace()
 
     def ranking(self, labeler: str) -> Ranking:
@@ -112,7 +112,7 @@ class Read(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    version: int = Field(ge=1)
+    version: int = Field(ge=1, le=LARGEST)
 
 
 def router(workspace: Workspace) -> APIRouter:
@@ -149,8 +149,8 @@ def router(workspace: Workspace) -> APIRouter:
         return RedirectResponse(f"/mine/{quote(last.id)}?back=rank", 303)
 
     @routes.get("/mine")
-    def own(who: Labeler, set: str = "", before: int = 0) -> str:
-        found = mine.verdicts(workspace, who.name, set, max(before, 0), VERDICTS_SHOWN + 1)
+    def own(who: Labeler, set: str = "", before: Number = 0) -> str:
+        found = mine.verdicts(workspace, who.name, set, before, VERDICTS_SHOWN + 1)
         page = found[:VERDICTS_SHOWN]
         return render("mine.html", who=who, set=set, sets=set_names(workspace), first=not before,
                       verdicts=[(v, _words(v.ranking), [(_words(r), at) for r, at in v.earlier]) for v in page],
@@ -207,10 +207,10 @@ def router(workspace: Workspace) -> APIRouter:
         return {"read": body.version}
 
     @routes.get("/sets/{name}/names")
-    def telling(name: str, who: Manager, start: int = 0) -> str:
-        groups = some_groups(workspace, name, max(start, 0), SCANNED + 1)
+    def telling(name: str, who: Manager, start: Number = 0) -> str:
+        groups = some_groups(workspace, name, start, SCANNED + 1)
         found = leaks(groups[:SCANNED], {str(a) for a in workspace.adapters()})
-        return render("names.html", who=who, name=name, found=found, start=max(start, 0), count=len(groups[:SCANNED]),
+        return render("names.html", who=who, name=name, found=found, start=start, count=len(groups[:SCANNED]),
                       more=start + SCANNED if len(groups) > SCANNED else 0)
 
     return routes

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import DataError as OutOfRange
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tunesmith.errors import StorageError
+from tunesmith.errors import DataError, StorageError, TunesmithError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -44,8 +45,9 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(error.orig, "sqlstate", None) or "") if isinstance(error, DBAPIError) else ""
 
 
-def explain(error: BaseException, where: Path) -> StorageError | None:
-    """The storage error behind an exception, or None if it is something else (a bug, a user's mistake)."""
+def explain(error: BaseException, where: Path) -> TunesmithError | None:
+    """The storage error behind an exception, or that no column holds such a text or number; None if it is something
+    else (a bug, a user's mistake)."""
     if isinstance(error, OSError):
         return StorageError(f"{where}: {_of_os(error)}")
     if isinstance(error, PoolTimeout):
@@ -72,7 +74,9 @@ def storing(where: Path) -> Iterator[None]:
         raise clear from error
 
 
-def _of_postgres(error: DBAPIError, where: Path) -> StorageError | None:
+def _of_postgres(error: DBAPIError, where: Path) -> TunesmithError | None:
+    if isinstance(error, OutOfRange):  # a NUL in a name, a number beyond 32 bits
+        return DataError(f"the database cannot look for that: {str(error.orig).strip()}")
     code, said = sqlstate(error), str(error.orig).strip().partition("\n")[0]
     known = next((text for sign, text in _CODES.items() if code and code.startswith(sign)), None)
     if known is None and not code and isinstance(error, OperationalError):  # it never came to a conversation

@@ -22,6 +22,7 @@ from tunesmith.store.audit import append, audit, entries, lock, verify_audit
 from tunesmith.store.checks import valid_labeler
 from tunesmith.store.database import insert_once
 from tunesmith.store.passwords import check_password, digest, fits, hash_password, new_secret
+from tunesmith.store.places import settle_all_of
 from tunesmith.store.runs import now
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Account", "Invitation", "Quarantine", "Role", "accept", "account", "accounts", "audit", "end_session",
            "end_sessions", "enter", "entries", "from_now", "invitation", "invitations", "invite", "lift", "link",
            "link_for", "may_grant", "new_account", "owner", "quarantine", "quarantined", "quarantines",
-           "reset_password", "session", "sessions", "set_active", "set_password", "set_role", "sign_in",
+           "reset_password", "session", "sessions", "set_active", "set_password", "set_role", "sign_in", "spelled",
            "start_session", "verify_audit", "withdraw"]
 
 Role = Literal["admin", "manager", "reviewer", "labeler", "viewer", "api"]
@@ -208,11 +209,16 @@ def reset_password(workspace: Workspace, name: str, by: str) -> str:
 
 def sign_in(workspace: Workspace, name: str, password: str) -> Account | None:
     """The account if the password is its own. An unknown name takes as long as a wrong password."""
-    name = unicodedata.normalize("NFC", name).strip()
+    name = spelled(name)
     with workspace.database.read() as c:
         row = c.execute(sa.select(db.accounts).where(db.accounts.c.name == name)).first()
     right = fits(password, row.password if row and row.active else "")
     return _account(row) if right and row else None
+
+
+def spelled(name: str) -> str:
+    """The name as it is stored, however somebody typed it."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def may_grant(role: str, other: str) -> bool:
@@ -394,7 +400,8 @@ def end_sessions(workspace: Workspace, name: str, by: str) -> None:
 # ---- quarantine
 
 def quarantine(workspace: Workspace, labeler: str, reason: str, by: str) -> None:
-    """Leave a labeler's judgements out until it is lifted. They stay stored, and the person may go on.
+    """Leave a labeler's judgements out until it is lifted. They stay stored, and the person may go on; the places that
+    they held are free, so that others judge those groups too.
 
     Raises:
         NotFound: nobody of that name has judged or has an account.
@@ -410,6 +417,7 @@ def quarantine(workspace: Workspace, labeler: str, reason: str, by: str) -> None
         if c.scalar(_quarantined(labeler)):
             raise UserError(f'"{labeler}" is in quarantine already')
         c.execute(sa.insert(db.quarantines).values(labeler=labeler, reason=reason, by=by, at=now()))
+        settle_all_of(c, labeler)
         append(c, by, "quarantine", labeler, {"reason": reason})
 
     workspace.database.write(write)
@@ -426,6 +434,7 @@ def lift(workspace: Workspace, labeler: str, reason: str, by: str) -> None:
         if seq is None:
             raise NotFound(f'"{labeler}" is not in quarantine')
         c.execute(sa.update(db.quarantines).where(db.quarantines.c.seq == seq).values(lifted_by=by, lifted_at=now()))
+        settle_all_of(c, labeler)
         append(c, by, "lift", labeler, {"reason": reason.strip()[:2000]})
 
     workspace.database.write(write)
@@ -527,7 +536,7 @@ def _invitation(row: Any) -> Invitation:
 
 
 def _account_name(name: str) -> str:
-    name = unicodedata.normalize("NFC", name).strip()
+    name = spelled(name)
     if name.casefold() == SHELL:
         raise UserError(f'the name "{name}" is taken; choose another')
     return valid_labeler(name)

@@ -5,8 +5,9 @@ async function post(path, options = {}) {
   return fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: "{}", ...options });
 }
 
-// `lost(message)` hears that the claim has ended. Returns a function that says: the work is done, do not give it back.
-export function keepClaim(token, seconds, lost) {
+// `lost(message)` hears that the claim has ended. While `sending()`, a verdict is on its way: leaving gives nothing back,
+// the lease keeps the place for it. Returns a function that says: the work is done, do not give it back.
+export function keepClaim(token, seconds, lost, sending) {
   if (!token) return () => {};
   let done = false;
   const beat = async () => {
@@ -27,7 +28,7 @@ export function keepClaim(token, seconds, lost) {
   };
   document.addEventListener("visibilitychange", beat);
   addEventListener("pagehide", () => {
-    if (!done) post(`/api/claims/${token}/release`, { keepalive: true }).catch(() => {});
+    if (!done && !sending()) post(`/api/claims/${token}/release`, { keepalive: true }).catch(() => {});
   });
   addEventListener("pageshow", (event) => event.persisted && beat());
   if (performance.getEntriesByType("navigation")[0]?.type !== "navigate") beat(); // a reload may have given it back

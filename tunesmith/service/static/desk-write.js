@@ -1,6 +1,7 @@
 // Writing a demonstration: turns that can be added and taken away, kept in the tab until they are saved.
 
 import { work } from "./kept.js";
+import { newId } from "./post.js";
 import { send } from "./send.js";
 
 const byId = (id) => document.getElementById(id);
@@ -72,9 +73,10 @@ async function save() {
     status("This turn is still empty.", "bad");
     return fieldOf(empty).focus();
   }
+  const id = newId();
   hold(true);
   status("Saving …");
-  const outcome = await send(`/api/desk/${encodeURIComponent(desk)}/drafts`, { id: crypto.randomUUID(), messages },
+  const outcome = await send(`/api/desk/${encodeURIComponent(desk)}/drafts`, { id, messages },
     (text) => status(text, "warn"));
   hold(false);
   if (outcome.refused) return status(`Not saved: ${outcome.refused}`, "bad");

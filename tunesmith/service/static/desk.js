@@ -2,6 +2,7 @@
 
 import { ask } from "./dialogs.js";
 import { settings, work } from "./kept.js";
+import { newId } from "./post.js";
 import { send } from "./send.js";
 
 const byId = (id) => document.getElementById(id);
@@ -76,9 +77,10 @@ async function decide(verdict, what, { reasons = [], note = "" } = {}) {
   if (saving) return;
   const edits = Object.fromEntries((editing ? changed() : []).map((field) => [turnOf(field), field.value]));
   if (Object.values(edits).some((text) => !text.trim())) return status("A turn cannot be empty.", "bad");
+  const id = newId();
   hold(true);
   status("Saving …");
-  const body = { id: crypto.randomUUID(), verdict, reasons, note, edits, seen: Number(draft.seen) };
+  const body = { id, verdict, reasons, note, edits, seen: Number(draft.seen) };
   const url = `/api/desk/${encodeURIComponent(draft.desk)}/drafts/${encodeURIComponent(draft.id)}/reviews`;
   const outcome = await send(url, body, (text) => status(text, "warn"));
   hold(false);
@@ -136,7 +138,7 @@ function setUpRejecting(dialog) {
       return;
     }
     const box = boxes[Number(event.key) - 1];
-    if (!box || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!box || !letters.checked || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     box.checked = !box.checked;
     box.focus();

@@ -1,78 +1,96 @@
-// Rankings on their way to the server. They wait in localStorage (ids, order and the person's own notes, no text of the
-// data), so that neither a lost connection nor a closed tab loses one. The server knows each by its id: sending twice
-// stores once. Every person has an outbox of their own: nobody sends what another one judged on the same machine.
+// Verdicts on their way to the server. Each waits in localStorage (ids, order and the person's own notes, no text of the
+// data), so that neither a lost connection nor a closed tab loses one: the next page of this person sends it. A page
+// keeps its own ones in memory too, until it has heard itself what became of them: storage may be full or forbidden,
+// and another tab may have sent one meanwhile. Every person has an outbox of their own.
 
-const LONGEST_WAIT = 15_000;
-let key = "tunesmith.outbox";
-let memory = []; // where localStorage is switched off
+import { LONGEST_WAIT, pause, person, post } from "./post.js";
 
-export const own = (person) => { key = `tunesmith.outbox.${person}`; };
+const prefix = `tunesmith.outbox/${encodeURIComponent(person)}/`;
+const memory = new Map();
+const listeners = [];
 
-function read() {
+// {id, at, body, problem}: `problem` says why it was refused; it then stays until the person has seen it.
+function entries() {
+  const found = new Map();
   try {
-    return JSON.parse(localStorage.getItem(key) ?? "[]");
+    for (const key of Object.keys(localStorage).filter((name) => name.startsWith(prefix))) {
+      const entry = JSON.parse(localStorage.getItem(key));
+      found.set(entry.id, entry);
+    }
   } catch {
-    return memory;
+    // memory holds what this page made
+  }
+  for (const [id, entry] of memory) found.set(id, entry);
+  return [...found.values()].sort((a, b) => a.at - b.at);
+}
+
+function keep(entry) {
+  memory.set(entry.id, entry);
+  try {
+    localStorage.setItem(prefix + entry.id, JSON.stringify(entry));
+  } catch {
+    // memory holds it
   }
 }
 
-function write(entries) {
-  memory = entries;
+export function forget({ id }) {
+  memory.delete(id);
   try {
-    if (entries.length) localStorage.setItem(key, JSON.stringify(entries));
-    else localStorage.removeItem(key);
+    localStorage.removeItem(prefix + id);
   } catch {
-    // memory holds them
+    // it was never there
   }
+  changed();
 }
 
-const drop = (id) => write(read().filter((entry) => entry.id !== id));
+const changed = () => document.dispatchEvent(new Event("outbox"));
 
-export const add = (entry) => write([...read(), entry]);
-export const waiting = (group) => read().some((entry) => entry.group === group);
+export const unsent = () => entries().filter((entry) => !entry.problem);
+export const refused = () => entries().filter((entry) => entry.problem);
+export const waiting = (group) => unsent().some((entry) => entry.body.group === group);
 
-// What became of one entry: {saved}, {refused: message} (it will never be taken), {conflict: message, newest} (others or
-// another window were faster) or {later: message}.
-async function send(entry) {
-  let response;
-  try {
-    response = await fetch("/api/rankings", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(entry),
-      signal: AbortSignal.timeout(20_000),
-    });
-  } catch {
-    return { later: "the server cannot be reached" };
-  }
-  if (response.ok) return { saved: true };
-  const body = await response.json().catch(() => ({}));
-  const problem = body.error?.message ?? response.statusText;
-  if (response.status === 401) return { later: "you are signed out. Sign in again in another tab" };
-  if (response.status === 409) return { conflict: problem, newest: body.newest };
-  return response.status >= 500 || response.status === 429 ? { later: problem } : { refused: problem };
+// `listener(body, outcome)` hears of each attempt, and returns true if it told the person why one was refused.
+export const listen = (listener) => listeners.push(listener);
+
+export function add(body) {
+  keep({ id: body.id, at: Date.now(), body });
+  changed();
+  flush();
 }
 
-// Send all that waits, again and again until none does. `report(entry, outcome)` hears of each attempt.
+// Send all that waits, again and again until none does.
 let flushing = false;
 let wake = () => {};
-export async function flush(report) {
+export async function flush() {
   if (flushing) return wake();
   flushing = true;
-  for (let wait = 1000; read().length; ) {
-    const [entry] = read();
-    const outcome = await send(entry);
-    if (!outcome.later) drop(entry.id);
-    report(entry, outcome);
-    if (outcome.later) {
-      await new Promise((resolve) => {
-        wake = resolve;
-        setTimeout(resolve, wait);
-      });
-      wait = Math.min(wait * 2, LONGEST_WAIT);
+  try {
+    for (let wait = 1000; unsent().length; wait = Math.min(wait * 2, LONGEST_WAIT)) {
+      if (await sendAll()) continue;
+      const rest = pause(wait);
+      wake = rest.wake;
+      await rest.over;
     }
+  } finally {
+    flushing = false;
   }
-  flushing = false;
 }
 
-addEventListener("online", () => wake());
+// Whether the server answered for each of them: one that it cannot take now does not stop the others.
+async function sendAll() {
+  let all = true;
+  for (const entry of unsent()) {
+    const outcome = await post("/api/rankings", entry.body);
+    if (!outcome.later) forget(entry);
+    const told = listeners.map((listener) => listener(entry.body, outcome)).some(Boolean);
+    if (outcome.refused && !told) keep({ ...entry, problem: outcome.refused });
+    changed();
+    all &&= !outcome.later;
+    if (outcome.offline) break;
+  }
+  return all;
+}
+
+addEventListener("storage", (event) => {
+  if (event.key?.startsWith(prefix) && !event.newValue) wake(); // another tab sent one; if it is ours, we ask too
+});

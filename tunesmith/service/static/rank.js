@@ -8,6 +8,7 @@ import { extras } from "./extras.js";
 import { settings, work } from "./kept.js";
 import { meaning } from "./keys.js";
 import * as outbox from "./outbox.js";
+import { newId } from "./post.js";
 import { reader } from "./reader.js";
 import { foldLong, plainSwitch, toggleFold } from "./texts.js";
 import { dropAt, dropOn, inRest, lower, raise, toggleRest, toggleTie } from "./tiers.js";
@@ -152,7 +153,7 @@ function letter(event, answer) {
 }
 
 const ON_PAGE = {
-  bad: toggleAllBad, skip: () => byId("skip")?.click(), undo: () => byId("undo")?.click(), help, margin: focusMargin,
+  bad: toggleAllBad, skip: () => byId("skip")?.click(), undo: () => list.inert || byId("undo")?.click(), help, margin: focusMargin,
   note: () => open(byId("note").closest("details"), byId("note")), reader: () => openReader(),
 };
 const ON_CARD = {
@@ -200,7 +201,7 @@ document.addEventListener("pointerdown", () => { keyboard = false; });
 // ---- side by side
 
 const openOn = reader(byId("reader"), cards, {
-  move: step, where: (answer) => standing(tiers, rest, answer), order: () => tiers.flat(),
+  move: step, where: (answer) => standing(tiers, rest, answer), order: () => tiers.flat(), letters,
 });
 function openReader() {
   if (!byId("side-by-side").offsetParent) return; // the window is too narrow for columns
@@ -251,44 +252,45 @@ async function skip() {
   if (list.inert) return;
   if ((await ask(byId("skipping"))) !== "skip") return;
   const reason = document.querySelector("[name=reason]:checked")?.value ?? "No reason given";
-  post({ tiers: [], all_bad: false, skipped: byId("reason-text").value.trim() || reason });
+  const own = byId("reason-other").checked && byId("reason-text").value.trim();
+  post({ ...said.read(), ratings: [], margin: 0, tiers: [], all_bad: false, skipped: own || reason });
 }
 
 function post(verdict) {
   if (list.inert) return;
+  const id = newId();
   hold(true);
   status("Saving …");
   outbox.add({
-    id: crypto.randomUUID(), group: task.group, token: task.token, revises: task.revises,
+    id, group: task.group, token: task.token, revises: task.revises,
     guidelines: Number(task.guidelines), shown, ...verdict, ...clock.so_far(),
   });
-  outbox.flush(heard);
 }
 
 const hold = (on) => {
-  for (const part of [list, byId("extras"), allBad, byId("skip"), byId("submit")]) if (part) part.inert = on;
+  for (const part of [list, byId("extras"), allBad, byId("skip"), byId("undo"), byId("submit")]) if (part) part.inert = on;
 };
 
-function heard(entry, outcome) {
-  const here = entry.group === task.group && entry.revises === task.revises;
+// Of each attempt to send one, of this page or of an earlier one; true: its author knows why it was refused.
+function heard(sent, outcome) {
+  if (sent.group !== task.group || sent.revises !== task.revises) return false;
   if (outcome.later) status(`Not saved yet, will retry: ${outcome.later}`, "warn");
-  else if (outcome.conflict) {
-    status(`Not saved: ${outcome.conflict}`, "bad");
-    if (here) settle(outcome);
-  } else if (outcome.refused) {
+  else if (outcome.refused) {
     status(`Not saved: ${outcome.refused}`, "bad");
-    if (here) hold(false);
+    if (outcome.status === 409) settle(outcome);
+    else hold(false);
   } else {
     status("Saved", "good");
-    if (here && !outbox.waiting(entry.group)) next();
+    if (!outbox.waiting(task.group)) next();
   }
+  return true;
 }
 
 // Somebody was faster. What was done here stays on the page until its author decides.
-async function settle({ conflict, newest }) {
+async function settle({ refused, newest }) {
   hold(false);
   const dialog = byId("conflict");
-  byId("conflict-why").textContent = conflict;
+  byId("conflict-why").textContent = refused;
   byId("conflict-mine").textContent = words(tiers, rest, isAllBad());
   byId("conflict-newest").parentElement.hidden = !newest;
   byId("conflict-newest").textContent = newest ? inWords(newest) : "";
@@ -322,7 +324,6 @@ document.addEventListener("input", (event) => event.target.closest("#answers, #e
 
 // ---- start
 
-outbox.own(task.labeler);
 const before = restore();
 const clock = watch(task.revises ? {} : before ?? {});
 letters.checked = settings.recall("letters") !== "off";
@@ -331,7 +332,7 @@ byId("help").open = matchMedia("(min-width: 62rem)").matches;
 plainSwitch(byId("plain"));
 foldLong([...cards.values()], () => clock.opened("unfolded"));
 show(tiers, rest);
-const finish = keepClaim(task.token, Number(task.lease), (why) => status(why, "warn"));
+const finish = keepClaim(task.token, Number(task.lease), (why) => status(why, "warn"), () => outbox.waiting(task.group));
 const saved = settings.recall("saved");
 settings.remember("saved", "");
 if (saved) status("Saved. Here is the next one.", "good");
@@ -341,5 +342,6 @@ if (outbox.waiting(task.group)) {
   hold(true);
   status("Saving …");
 }
-outbox.flush(heard);
+outbox.listen(heard);
+outbox.flush();
 document.documentElement.dataset.ready = "yes";

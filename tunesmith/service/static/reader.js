@@ -2,8 +2,9 @@
 
 const MOST = 3;
 
-// `move(answer, step)` moves an answer up (-1) or down (1); `where(answer)` says where it stands.
-export function reader(dialog, cards, { move, where, order }) {
+// `move(answer, step)` moves an answer up (-1) or down (1); `where(answer)` says where it stands; `letters` is the switch
+// of the single-letter keys.
+export function reader(dialog, cards, { move, where, order, letters }) {
   const columns = dialog.querySelector(".side-by-side");
   const chips = [...dialog.querySelectorAll(".chip input")];
   let chosen = [];
@@ -53,7 +54,7 @@ export function reader(dialog, cards, { move, where, order }) {
 
   dialog.addEventListener("change", (event) => event.target.closest(".chip") && choose(Number(event.target.value)));
   dialog.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || !letters.checked) return;
     const named = [...cards].find(([, card]) => card.dataset.name === event.key.toUpperCase());
     const on = document.activeElement.closest(".column");
     if (named) show(named[0]);
