@@ -36,12 +36,14 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "evaluate": (settings.EvaluateSettings, ("models",)),
     "serve": (settings.ServeSettings, ()),
     "work": (settings.WorkSettings, ()),
+    "migrate openai": (settings.MigrateSettings, ("folder",)),
 }
 """Commands whose flags are the fields of a settings model, and which fields are given by position."""
 
 LISTINGS = {
     "runs": ("training runs", ("ls", "show", "resume")),
-    "adapters": ("adapters: where they come from, in and out", ("ls", "show", "export", "import", "rm")),
+    "adapters": ("adapters: where they come from, in and out", ("ls", "show", "fresh", "export", "import",
+                                                                  "rm")),
     "data": ("datasets and sets of answers", ("ls", "show", "export")),
 }
 
@@ -97,8 +99,8 @@ def parser() -> Parser:
                                  "q8_0 for GGUF alone (default: bf16)")
             command.add_argument("--licence", metavar="NAME", default="", help="export: of the adapter, for the card")
             command.add_argument("--name", metavar="NAME", default="", help="import: the adapter's name here")
-            command.add_argument("--base", metavar="NAME", default="", help="import: default: the one that the folder "
-                                 "names")
+            command.add_argument("--base", metavar="NAME", default="", help="fresh: its base; import: default: the one "
+                                 "that the folder names")
         _common(command)
     _add_team(verbs)
     _common(verbs.add_parser("doctor", help="what this machine can do, what is missing, how to get it"))
@@ -247,6 +249,10 @@ def _published(shop: Shop, adapter: Any, terminal: Terminal) -> None:
         lines.append(_held_out(held_out))
     lines.append(f"{summary['tokens_per_second']:,.0f} tokens/s, {summary['fraction_of_limit']:.0%} of this machine's "
                  f"limit, peak {summary['peak_mb']:,.0f} MB{_skipped(summary.get('skipped', {}))}")
+    trained, whole = summary["trained_parameters"], summary["parameters"]
+    lines.append(f"trained {trained:,} of {whole:,} parameters, {100 * trained / whole:.3g}%")
+    if ungraded := summary.get("grader_errors"):
+        lines.append("answers that could not be graded: " + ", ".join(f"{why} {n:.1%}" for why, n in ungraded.items()))
     lines.append(f"used: {_used(summary)}")
     if adapter.lineage["parents"]:
         from tunesmith.train import cost
@@ -341,9 +347,10 @@ def _engine(shop: Shop, base: str = "", rows: int = 64) -> tuple[str, Callable[[
 
     def engine() -> Any:
         from tunesmith.model.engine import LocalEngine
+        from tunesmith.model.known import Known
         from tunesmith.model.serving import Serving
 
-        return Serving(LocalEngine(shop.base(spec), rows))
+        return Serving(LocalEngine(shop.base(spec), rows, known=Known()))
 
     return spec, engine
 
@@ -448,7 +455,15 @@ def _remove_adapter(command: argparse.Namespace, terminal: Terminal) -> None:
     terminal.result({"removed": str(adapter)}, f"{adapter} is removed")
 
 
-_MOVES = {"export": _export_adapter, "import": _import_adapter, "rm": _remove_adapter}
+def _fresh_adapter(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import rounds
+
+    adapter = rounds.fresh(_shop(command, terminal), command.base, _which(command))
+    terminal.result({"adapter": str(adapter), "path": str(adapter.path)}, f"{adapter} changes nothing yet, and is for "
+                    "methods that begin with an adapter")
+
+
+_MOVES = {"fresh": _fresh_adapter, "export": _export_adapter, "import": _import_adapter, "rm": _remove_adapter}
 
 
 def _merge(command: argparse.Namespace, terminal: Terminal) -> None:
@@ -559,6 +574,28 @@ def _link(terminal: Terminal, link: str, works: str) -> None:
     terminal.result({"link": link}, f"{link}\nIt works {works}.")
 
 
+def _migrate(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import migrate, rounds
+
+    chosen, shop = _settings(command), _shop(command, terminal)
+    found = migrate.migrate(shop.workspace, chosen)
+    base, ready = chosen.base or migrate.BASE, [p for p in found.plans if p.stages]
+    lines = [f"{d.name}: {d.count} {d.kind}" for d in found.datasets]
+    lines += ["", table(migrate.rows(found.plans), "no jobs"), ""]
+    for plan in ready:
+        lines += [f"# {plan.name}: {plan.method} of {plan.id}", *([f"# {plan.note}"] if plan.note else []),
+                  *plan.commands(base), ""]
+    lines += [f"left out: {n} x {why}" if n > 1 else f"left out: {why}" for why, n in found.skipped.items()]
+    trained = [str(rounds.once(shop, base, stage.command, stage.name, stage.settings))
+               for plan in ready for stage in plan.stages if chosen.run]
+    lines += [f"trained: {name}" for name in trained]
+    jobs = [{"job": p.id, "name": p.name, "method": p.method, "model": p.model, "status": p.status, "data": p.data,
+             "valid": p.valid, "used": dict(p.used), "commands": p.commands(base), "why": p.why, "note": p.note}
+            for p in found.plans]
+    terminal.result({"datasets": {d.name: d.count for d in found.datasets}, "jobs": jobs, "trained": trained,
+                     "skipped": dict(found.skipped)}, "\n".join(lines).strip())
+
+
 def _doctor(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith import doctor
 
@@ -588,6 +625,7 @@ def _skipped(counts: Mapping[str, int]) -> str:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
     "quickstart": _quickstart, "import": _import, "sft": _train("sft"), "collect": _collect, "studio": _studio,
     "reward": _train("reward"), "ppo": _train("ppo"), "prefer": _train("prefer"), "evaluate": _evaluate,
+    "migrate openai": _migrate,
     "serve": _serve, "work": _work, "runs": _runs, "adapters": _adapters, "data": _data, "keys": _keys, "team": _team,
     "doctor": _doctor, "adapters merge": _merge, "adapters transfer": _transfer,
 }

@@ -23,6 +23,7 @@ from tunesmith.model.attention import Span, layout
 from tunesmith.model.base import Base, said
 from tunesmith.model.batch import TOLERANCE, Tree, build, hidden, words
 from tunesmith.model.cache import Prefix, SlotCache, prefixes
+from tunesmith.model.known import Known
 from tunesmith.model.virtual import Stand, Virtual, inputs
 
 Weights = Callable[[Sequence[str]], AbstractContextManager[None]]
@@ -75,21 +76,26 @@ def windows(config: Any) -> dict[str, int | None]:
 
 
 class SlotRows:
-    """`Rows` in a `SlotCache`."""
+    """`Rows` in a `SlotCache`. With `known`, what prompts have in common with earlier ones is not computed again."""
 
     refills = True
 
-    def __init__(self, base: Base, ahead: Ahead = nothing):
-        self.base, self.ahead = base, ahead
+    def __init__(self, base: Base, ahead: Ahead = nothing, known: Known | None = None):
+        self.base, self.ahead, self.known = base, ahead, known
         self.cache = SlotCache(base.context)
         self._windows = windows(base.model.config)
 
     def read(self, prompts: Sequence[Prompt], weights: Weights) -> Tensor:
         """Prompts that were kept from an earlier call are not computed again."""
+        for prompt in prompts:
+            if prompt.prefix is None and self.known and self.ahead(prompt.model) is None:
+                prompt.prefix = self._read_on(prompt, weights)
         fresh = [p for p in prompts if p.prefix is None]
         if fresh:
             for prompt, prefix in zip(fresh, self._prefill(fresh, weights)):
                 prompt.prefix = prefix
+                if self.known and self.ahead(prompt.model) is None:
+                    self.known.keep(prompt.model, prompt.tokens, prefix)
         found = [p.prefix for p in prompts if p.prefix is not None]
         copies = [p.copies for p in prompts]
         self.cache.add(found, copies)
@@ -111,6 +117,24 @@ class SlotRows:
     def leave(self, rows: list[int]) -> list[int]:
         """See `Rows`."""
         return self.cache.leave(rows)
+
+    def _read_on(self, prompt: Prompt, weights: Weights) -> Prefix | None:
+        """A prompt whose beginning is known, read from there on; None if it is not."""
+        assert self.known is not None
+        if (begun := self.known.find(prompt.model, prompt.tokens)) is None:
+            return None
+        device, cache, n = self.base.device, DynamicCache(), begun[0].shape[2]
+        for layer, (keys, values) in enumerate(zip(*begun)):
+            cache.update(keys[None], values[None], layer)
+        rest = torch.tensor([prompt.tokens[n:]], device=device)
+        with weights([prompt.model] * rest.shape[1]):
+            out = self.base.trunk(input_ids=rest, past_key_values=cache, use_cache=True,
+                                  position_ids=torch.arange(n, len(prompt.tokens), device=device)[None])
+        layers: Any = cache.layers
+        read = Prefix(torch.stack([x.keys[0] for x in layers]), torch.stack([x.values[0] for x in layers]),
+                      out.last_hidden_state[0, -1])
+        self.known.keep(prompt.model, prompt.tokens, read)
+        return read
 
     def _prefill(self, prompts: Sequence[Prompt], weights: Weights) -> list[Prefix]:
         """One flat stream. Virtual tokens stand above the prompts of their adapter, and go with each into its slots."""

@@ -19,6 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.model import adapters, lora
 from tunesmith.model.base import Base
 from tunesmith.model.decoding import PaddedRows, Rows, SlotRows, takes_slots
+from tunesmith.model.known import Known
 from tunesmith.model.scheduler import Request, Scheduler
 from tunesmith.model.virtual import Virtual
 from tunesmith.records import Answer, Conversation
@@ -36,13 +37,15 @@ class LocalEngine:
     """`contracts.Engine` on one base; adapters by name.
 
     `rows` answers are written at a time. `padded` decodes the plain way, which is slower; it is taken by itself for a
-    base whose attention cannot take a flat stream.
+    base whose attention cannot take a flat stream. `known` keeps what prompts have in common; only for adapters that no
+    trainer changes.
     """
 
-    def __init__(self, base: Base, rows: int = 64, *, padded: bool | None = None):
+    def __init__(self, base: Base, rows: int = 64, *, padded: bool | None = None, known: Known | None = None):
         self.base = base
         self.rows = rows
         self.padded = padded
+        self.known = known
         self._slots: dict[str, str] = {}
         self._own: set[str] = set()  # slots that `load` made; others may belong to a trainer
         self._folded = ""
@@ -75,12 +78,16 @@ class LocalEngine:
         """Forget a model that is in no batch; its memory is freed if `load` made it."""
         slot = self._slots.pop(name, "")
         self._forget()
+        if self.known:
+            self.known.forget(name)
         if slot in self._own and slot not in self._slots.values():
             adapters.remove(self.base, slot)
             self._own.remove(slot)
 
     def use(self, name: str, slot: str) -> None:
         """Let `name` mean an adapter that is attached already (the trainer's policy, say)."""
+        if self.known:
+            self.known.forget(name)
         self._slots[name] = slot
         self._folded = ""
         self._forget()
@@ -157,7 +164,8 @@ class LocalEngine:
         if self.padded is None:
             self.padded = not takes_slots(self.base)
         self._forget()
-        rows: Rows = (PaddedRows if self.padded else SlotRows)(self.base, self._ahead)
+        rows: Rows = (PaddedRows(self.base, self._ahead) if self.padded else
+                      SlotRows(self.base, self._ahead, self.known))
         return Scheduler(self.base, rows, self._weights, self.rows, self._stopped, self._shares)
 
     def _weights(self, names: Sequence[str]) -> AbstractContextManager[None]:
