@@ -25,6 +25,18 @@ CHATML = (
     "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+METHODS = {
+    "usual": adapters.Method(rank=4, alpha=8),
+    "rslora": adapters.Method(rank=4, alpha=8, rslora=True),
+    "dora": adapters.Method("dora", rank=4, alpha=8),
+    "ia3": adapters.Method("ia3"),
+    "houlsby": adapters.Method("houlsby", bottleneck=8),
+    "pfeiffer": adapters.Method("pfeiffer", bottleneck=8),
+    "parallel": adapters.Method("parallel", bottleneck=8),
+    "prefix": adapters.Method("prefix", virtual_tokens=4),
+    "prompt": adapters.Method("prompt", virtual_tokens=4),
+}
+"""One of every kind of adapter, small."""
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<|im_start|>", "<|im_end|>"]
 
 

@@ -424,6 +424,25 @@ class ServeSettings(Served):
                                 "signs: whsec_ and base64")
 
 
+class MigrateSettings(Settings):
+    """what was trained at OpenAI -> datasets here, and the commands that train the same"""
+
+    folder: str = Field(..., description="files.json, jobs.json and the files, as the script of docs/migrate.md "
+                        "exports them")
+    base: str = Field("", description="what to train on here: a directory, a hub id or loan-desk")
+    run: bool = Field(False, description="train them all, one after the other; without, nothing is trained")
+    endpoint: str = Field("", description="the OpenAI-compatible server whose models the jobs' graders ask")
+    key: str = Field("", description="the environment variable with that server's key, such as OPENAI_API_KEY")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.run and not self.base:
+            raise SettingsError("--run trains on a base: name it with --base")
+        if self.key and not self.endpoint:
+            raise SettingsError("--key is for --endpoint")
+        return self
+
+
 class WorkSettings(Settings):
     """work on fine-tuning jobs, without a server"""
 

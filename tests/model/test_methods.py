@@ -20,17 +20,7 @@ from tunesmith.model.engine import LocalEngine
 from tunesmith.model.scorer import RewardModel, token_logprobs
 from tunesmith.records import Message, Prompt
 
-METHODS = {
-    "usual": adapters.Method(rank=4, alpha=8),
-    "rslora": adapters.Method(rank=4, alpha=8, rslora=True),
-    "dora": adapters.Method("dora", rank=4, alpha=8),
-    "ia3": adapters.Method("ia3"),
-    "houlsby": adapters.Method("houlsby", bottleneck=8),
-    "pfeiffer": adapters.Method("pfeiffer", bottleneck=8),
-    "parallel": adapters.Method("parallel", bottleneck=8),
-    "prefix": adapters.Method("prefix", virtual_tokens=4),
-    "prompt": adapters.Method("prompt", virtual_tokens=4),
-}
+METHODS = tiny.METHODS
 VIRTUAL = ("prefix", "prompt")
 IN_PLACE = [name for name in METHODS if name not in VIRTUAL]
 """These compute every token in its place and start as the base; virtual tokens do neither."""

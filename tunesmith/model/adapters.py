@@ -18,10 +18,10 @@ from torch import nn
 from tunesmith.errors import ModelError
 from tunesmith.model import bottleneck, ia3, lora, prefix, tuners
 from tunesmith.model.base import Base, said
-from tunesmith.model.methods import CONFIG, PEFT_TYPE, WEIGHTS, Family, Method
+from tunesmith.model.methods import CONFIG, PEFT_TYPE, WEIGHTS, Family, Method, described
 
-__all__ = ["WEIGHTS", "Method", "active", "attach", "copy", "load", "merged", "mixed", "mixture", "names", "parameters",
-           "plain", "remove", "room", "save", "shares", "trainable"]
+__all__ = ["WEIGHTS", "Method", "active", "attach", "copy", "described", "load", "merged", "mixed", "mixture", "names",
+           "parameters", "plain", "remove", "room", "save", "shares", "trainable"]
 
 SERVED: dict[str, Family] = {"LORA": tuners, "IA3": ia3, "BOTTLENECK": bottleneck, "PREFIX_TUNING": prefix,
                              "PROMPT_TUNING": prefix}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -41,6 +44,34 @@ class Method:
     def peft_type(self) -> str:
         """What `adapter_config.json` calls it."""
         return PEFT_TYPE[self.kind]
+
+
+def described(folder: Path) -> Method:
+    """How the adapter in a folder was made, as its `adapter_config.json` says; it must be one that loads."""
+    said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    named = said.get("target_modules")
+    targets = _short(named) if isinstance(named, list) else ()  # a regular expression has no names
+    match said["peft_type"]:
+        case "LORA":
+            return Method("dora" if said.get("use_dora") else "lora", said["r"], said["lora_alpha"],
+                          bool(said.get("use_rslora")), targets)
+        case "IA3":
+            return Method("ia3", targets=targets)
+        case "BOTTLENECK":
+            return Method(said["kind"], bottleneck=said["width"])
+        case kind:
+            return Method("prefix" if kind == "PREFIX_TUNING" else "prompt", virtual_tokens=said["num_virtual_tokens"])
+
+
+def _short(layers: Sequence[str]) -> tuple[str, ...]:
+    """The ends of the layers' names, if every block has the same; PEFT writes out "all linear layers" one by one."""
+    inside: dict[int, set[str]] = {}
+    for layer in layers:
+        if (found := re.fullmatch(r".*?\.(\d+)\.(.+)", layer)) is None:
+            return tuple(sorted(layers))
+        inside.setdefault(int(found[1]), set()).add(found[2])
+    alike = len(set(map(frozenset, inside.values()))) == 1 and sorted(inside) == list(range(len(inside)))
+    return tuple(sorted({layer.rpartition(".")[2] for layer in layers} if alike and len(inside) > 1 else layers))
 
 
 class Family(Protocol):
