@@ -37,10 +37,19 @@ POINTS = {
     "publish": "tunesmith.store.workspace:Workspace.publish_adapter",
     "row": "tunesmith.store.workspace:Workspace._record_adapter",
     "finish": "tunesmith.store.runs:Run.finish",
+    "validate": "tunesmith.service.trainer:validate",
+    "dataset": "tunesmith.store.workspace:Workspace.add_dataset",
+    "fresh": "tunesmith.rounds:fresh",
+    "job status": "tunesmith.store.jobs:move",
+    "job events": "tunesmith.store.jobs:advance",
+    "job checkpoint": "tunesmith.store.jobs:add_checkpoint",
+    "job results": "tunesmith.store.blobs:add",
+    "job end": "tunesmith.store.jobs:succeed",
 }
 """Moments to die at: what is running then."""
 
-PRELOAD = ["pytest", "warmed", "tunesmith.cli", "tunesmith.rounds", "tunesmith.quickstart.builtin", "alembic.command",
+PRELOAD = ["pytest", "warmed", "tunesmith.cli", "tunesmith.rounds", "tunesmith.service.trainer",
+           "tunesmith.quickstart.builtin", "alembic.command",
            "tunesmith.train.sft", "tunesmith.train.reward", "tunesmith.train.ppo",
            "tunesmith.train.dpo", "tunesmith.train.kto", "tunesmith.train.grpo",
            "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto"]
