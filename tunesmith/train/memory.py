@@ -25,6 +25,10 @@ from tunesmith.train.learner import BUDGET
 
 Kind = TypeVar("Kind", bound=Optimization)
 
+RATES = {"lora": 1e-3, "full": 1e-4}
+"""Peak learning rates where none is given: LoRA's is ten times full fine-tuning's ("LoRA without regret"); the others
+are the best of benchmarks/adapters.py's."""
+
 ENOUGH = {"cuda": 16 * BUDGET}
 """Tokens at once beyond which nothing gets faster, where that is not `BUDGET`: a GPU wants more than a CPU's caches."""
 
@@ -60,7 +64,7 @@ def settle(settings: Kind, base: Base, slot: str, resume: Run | None = None) -> 
         raise ModelError(f"base {base.spec} is loaded in {base.precision}, and the run wants {settings.precision}")
     chosen: dict[str, Any] = {"precision": base.precision}
     if isinstance(settings, Lora) and not settings.lr:
-        chosen["lr"] = 1e-4 if settings.adapter == "full" else 1e-3
+        chosen["lr"] = RATES.get(settings.adapter, RATES["lora"])
     recompute.use(base, False)
     with adapters.active(base, slot), torch.no_grad():
         hidden(base, _probe(base, 1), settings.layout)  # what is found out on first use: does the base take trees?

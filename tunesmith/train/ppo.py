@@ -69,7 +69,8 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     roles.policy_learner.budget = settings.micro_tokens
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash,
               **({"ptx": ptx.fingerprint} if ptx else {})}
-    with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress, *roles.learners) as run:
+    learners = roles.policy_learner, roles.value_learner
+    with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress, *learners) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
 
         def publish(step: int = 0) -> Adapter:

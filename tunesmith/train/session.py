@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from tunesmith.contracts import Progress
 from tunesmith.errors import Interrupted, ModelError, TrainingStopped, UserError
@@ -17,6 +18,7 @@ from tunesmith.model.machine import Work
 from tunesmith.settings import Optimization
 from tunesmith.store.workspace import Adapter, Dataset, Kind, Run, Workspace
 from tunesmith.train import cost
+from tunesmith.train.learner import Learner
 
 STOPPED = "stopped.txt"
 """In a checkpoint: why the run is to end there, before all of its steps."""
@@ -35,6 +37,7 @@ class Session:
         self.tokens, self.flops, self.step_seconds = 0, 0.0, 0.0
         self.summary: dict[str, Any] = {}
         self.labels: dict[str, float] = {}
+        self.sizes: dict[str, int] = {}
         self._between: Callable[[int], Adapter] | None = None
         self._every = 0
         self.meter = cost.Meter(gpus=int(base.device.type == "cuda"))
@@ -119,7 +122,7 @@ class Session:
         tokens = sum(u["tokens"] for u in executions)
         seconds = max(sum(u["step_seconds"] for u in executions), 1e-9)
         rate = machine.measure(self.base.device.type).gflops(self.base.dtype)
-        return {"tokens": tokens, "tokens_per_second": round(tokens / seconds, 1),
+        return {**self.sizes, "tokens": tokens, "tokens_per_second": round(tokens / seconds, 1),
                 "fraction_of_limit": round(sum(u["gflop"] for u in executions) / seconds / rate, 4),
                 **{k: max(u[k] for u in executions) for k in executions[-1] if k.startswith("peak_")},
                 "executions": len(executions), "threads": torch.get_num_threads(), **cost.total(executions),
@@ -136,8 +139,8 @@ class Session:
 
 @contextmanager
 def session(workspace: Workspace, base: Base, command: str, settings: Optimization, inputs: Mapping[str, str],
-            total: int, resume: Run | None, progress: Progress | None) -> Iterator[Session]:
-    """Begin a run (or go on with `resume`), and record how it ended.
+            total: int, resume: Run | None, progress: Progress | None, *learners: Learner) -> Iterator[Session]:
+    """Begin a run (or go on with `resume`), and record how it ended. `learners` hold all that it trains.
 
     Raises:
         UserError: the run to resume has finished, another process executes it, or its inputs have changed since.
@@ -157,6 +160,7 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
             raise UserError(f"run {run.id} cannot be resumed: its {changed[0]} has changed since it began")
     torch.set_num_threads(threads)  # sums are added up in another order on another number
     current = Session(workspace, run, base, total, settings.checkpoint_every, progress, resume is not None)
+    current.sizes = sizes(base, [p for learner in learners for p in learner.parameters.values()])
     try:
         yield current
     except (TrainingStopped, Interrupted) as e:
@@ -166,6 +170,13 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
         run.finish("failed", {**current.summary, "error": f"{type(e).__name__}: {e}"})
         raise
     run.finish("finished", {**current.summary, **current.cost()})
+
+
+def sizes(base: Base, trained: Sequence[nn.Parameter]) -> dict[str, int]:
+    """How many numbers a run trains, and how many there are with them: the base's, and what was added to it."""
+    own = {id(p) for name, p in base.model.named_parameters() if "lora_" not in name}
+    added = sum(p.numel() for p in trained if id(p) not in own)
+    return {"trained_parameters": sum(p.numel() for p in trained), "parameters": base.parameters + added}
 
 
 def on_base(workspace: Workspace, base: Base, *names: str) -> list[Adapter]:
