@@ -11,7 +11,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -452,6 +452,24 @@ def fresh(shop: Shop, spec: str, name: str, seed: int = 0) -> Adapter:
     return shop.workspace.publish_adapter(
         name, "policy", base.describe(), lambda folder: adapters.save(base, "policy", folder),
         {"data": {}, "parents": {}, "seed": seed})
+
+
+def once(shop: Shop, spec: str, command: str, name: str, settings: Settings | None) -> Adapter:
+    """A step of that name, unless it was made before: then what it made, or going on where it was stopped.
+
+    Without settings, a fresh adapter on the base `spec`.
+    """
+    if settings is None:
+        with suppress(NotFound):
+            return shop.workspace.adapter(name)
+        return fresh(shop, spec, name)
+    runs = [r for r in shop.workspace.runs() if r.command == command and r.settings.get("name") == name]
+    if runs and runs[-1].status == "finished":
+        return shop.workspace.adapter(str(runs[-1].summary["adapter"]))
+    if runs:
+        return resume(shop, runs[-1])
+    adapter: Adapter = STEPS[command][0](shop, settings)
+    return adapter
 
 
 def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> dict[str, list[Answer]]:
