@@ -42,7 +42,7 @@ def calls(page: str) -> Iterator[list[str]]:
 def test_commands_name_real_verbs_and_flags(page):
     for argv in calls(page.read_text(encoding="utf-8")):
         try:
-            given = vars(cli.parser().parse_args(argv))
+            given = vars(cli._parse(argv))
             if given["command"] in cli.FROM_SETTINGS:
                 model, _ = cli.FROM_SETTINGS[given["command"]]
                 model.load({k: v for k, v in given.items() if k in model.model_fields})

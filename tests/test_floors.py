@@ -19,7 +19,7 @@ FLOORS = [
     {"model"},
     {"train", "evaluate"},
     {"service", "cluster"},
-    {"rounds", "terminal"},
+    {"rounds", "terminal", "migrate"},
     {"quickstart", "library"},
     {"cli", "doctor", "__main__"},
 ]

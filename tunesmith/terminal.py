@@ -71,7 +71,7 @@ def _bar(title: str) -> Iterator[Progress]:
 
 def _figures(metrics: Mapping[str, float]) -> str:
     """The few figures worth watching."""
-    watched = [k for k in ("loss", "accuracy", "reward", "kl", "finished") if k in metrics]
+    watched = [k for k in ("loss", "accuracy", "reward", "kl", "finished", "grader_errors") if k in metrics]
     return "".join(f"  {k} {metrics[k]:.3f}" for k in watched)
 
 

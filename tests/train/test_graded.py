@@ -87,6 +87,7 @@ def test_what_cannot_be_graded_earns_nothing_and_is_counted(lab, graded):
     adapter = graded(grader, updates=2)
     assert all(line["reward"] == 0 and line["grader_errors"] == line["sample_parse_error"] == 1
                for line in lines(lab, adapter))
+    assert adapter.lineage["grader_errors"] == {"sample_parse_error": 1}
 
 
 def test_an_adapter_on_the_same_base_grades(lab, graded):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tunesmith.contracts import Monitor, Progress, Sampling, Scorer
 from tunesmith.errors import SettingsError
+from tunesmith.feedback.grading import ERRORS
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Batch, Tree, build, hidden, split
@@ -109,6 +110,8 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring
             run.end_step(update + 1, metrics, lambda folder: roles.learner.save(folder, "policy"), work, stop)
             if stop:
                 break
+        if scoring:
+            run.summary["grader_errors"] = ungraded(run.run.metrics())
         return publish()
 
 
@@ -208,6 +211,12 @@ def credit(samples: Samples, settings: PreferSettings) -> tuple[Tensor, dict[str
         "answer_tokens": torch.tensor(sum(lengths) / len(lengths)), "finished": samples.finished_GK.float().mean(),
     }
     return advantages_GK, {k: float(v) for k, v in reported.items()}
+
+
+def ungraded(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The share of a run's answers that could not be graded, by reason; {} if all could."""
+    flags = {flag: sum(line.get(flag) or 0 for line in lines) / max(len(lines), 1) for flag in ERRORS}
+    return {flag: round(share, 4) for flag, share in flags.items() if share}
 
 
 def kl_in_loss(settings: PreferSettings) -> bool:
