@@ -36,18 +36,32 @@ def violations(workspace: Workspace, set_name: str = "", overlap_kept: bool = Tr
         claims = c.execute(sa.select(db.claims)).all()
         settings = {row.set_seq: json.loads(row.settings) for row in c.execute(sa.select(db.projects))}
         people = set(c.scalars(sa.select(db.labelers.c.name).where(sa.not_(db.labelers.c.simulated))))
+        quarantines = c.execute(sa.select(db.quarantines.c.labeler, db.quarantines.c.lifted_at)).all()
         verdicts = [(row, json.loads(row.body)) for row in c.execute(sa.select(db.rankings).order_by(db.rankings.c.seq))
                     if row.labeler in people]
     inside = {row.group_id for row in members}
     claims = [claim for claim in claims if claim.group_id in inside]
     verdicts = [(row, body) for row, body in verdicts if row.group_id in inside]
-    return [*_counters(members, claims, verdicts, settings, overlap_kept), *_claims(claims, verdicts),
-            *_chains(claims, verdicts)]
+    held = {row.labeler for row in quarantines if not row.lifted_at}
+    counting = [(row, body) for row, body in verdicts if row.labeler not in held]
+    freed = {row.labeler for row in quarantines}  # others got their places
+    return [*_positions(members), *_counters(members, claims, counting, settings, freed, overlap_kept),
+            *_claims(claims, verdicts), *_chains(claims, verdicts)]
+
+
+def _positions(members: Sequence[Any]) -> Iterator[str]:
+    """The groups of a set have the places 0, 1, ..., one each."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for row in members:
+        places[row.set_seq].append(row.position)
+    for seq, found in places.items():
+        if sorted(found) != list(range(len(found))):
+            yield f"set {seq}: {len(found)} groups do not have the places 0 to {len(found) - 1}"
 
 
 def _counters(members: Sequence[Any], claims: Sequence[Any], verdicts: Sequence[Any], settings: dict[int, Any],
-              overlap_kept: bool) -> Iterator[str]:
-    """The counters equal the rows, and nobody beyond the overlap got a place."""
+              freed: set[str], overlap_kept: bool) -> Iterator[str]:
+    """The counters equal the rows, and nobody beyond the overlap got a place, but for those `freed` by a quarantine."""
     newest = {(row.group_id, row.labeler): body for row, body in verdicts if not body.get("purpose")}
     judged: dict[str, set[str]] = defaultdict(set)
     holding: dict[tuple[int, str], set[str]] = defaultdict(set)
@@ -74,7 +88,7 @@ def _counters(members: Sequence[Any], claims: Sequence[Any], verdicts: Sequence[
         if row.open != (not row.gold and taken < overlap):
             yield f"{where}: open is {row.open} with {taken} of {overlap} places taken"
         key = row.set_seq, row.group_id
-        places = (judged[row.group_id] & through[key]) | holding[key]
+        places = ((judged[row.group_id] & through[key]) | holding[key]) - freed
         if overlap_kept and len(places) > overlap:
             yield f"{where}: {sorted(places)} got places, there are {overlap}"
 

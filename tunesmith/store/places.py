@@ -1,7 +1,8 @@
 """Places: how many people may judge a group of a set, and who holds one.
 
 A place is held by a person's verdict (the newest one, unless it is a skip) or by a live claim. Test questions, second
-looks and reviews hold none, nor do simulated labelers. `settle` counts the places from the rows themselves, so that
+looks and reviews hold none, nor do simulated labelers, nor verdicts of people in quarantine: others judge those groups
+anew. `settle` counts the places from the rows themselves, so that
 the counters in `members` cannot drift; whoever changes claims or verdicts of a group locks it first and settles it
 last, in one transaction.
 """
@@ -85,11 +86,19 @@ def settle(c: sa.Connection, group_ids: Iterable[str]) -> None:
                                                   m.group_id == sa.bindparam("the_group")), changed)
 
 
+def settle_all_of(c: sa.Connection, labeler: str) -> None:
+    """Settle every group that somebody has judged: their verdicts hold places now, or hold them no more."""
+    judged = c.scalars(sa.select(sa.distinct(db.rankings.c.group_id)).where(db.rankings.c.labeler == labeler)).all()
+    lock(c, judged)
+    settle(c, judged)
+
+
 def people(c: sa.Connection, group_ids: list[str]) -> dict[str, set[str]]:
-    """Whose verdicts count on each group: people whose newest one is no skip."""
-    r = db.rankings.c
+    """Whose verdicts count on each group: people not in quarantine whose newest one is no skip."""
+    r, q = db.rankings.c, db.quarantines.c
+    held = sa.exists().where(q.labeler == r.labeler, q.lifted_at == "")
     rows = c.execute(sa.select(r.group_id, r.labeler, r.body).join(db.labelers)
-                     .where(r.group_id.in_(group_ids), sa.not_(db.labelers.c.simulated)).order_by(r.seq))
+                     .where(r.group_id.in_(group_ids), sa.not_(db.labelers.c.simulated), ~held).order_by(r.seq))
     judged: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         body = json.loads(row.body)

@@ -37,7 +37,7 @@ members = sa.Table(
     "members", metadata,
     sa.Column("set_seq", sa.Integer, sa.ForeignKey("sets.seq"), primary_key=True),
     sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), primary_key=True),
-    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),  # 0, 1, ... without a gap: the last one tells how many there are
     sa.Column("shuffled", sa.Integer, nullable=False),  # a fixed pseudo-random number: the order of ranking
     sa.Column("taken", sa.Integer, nullable=False, server_default="0"),  # people's verdicts and live claims
     sa.Column("done", sa.Integer, nullable=False, server_default="0"),  # people's verdicts, each person once
@@ -45,7 +45,7 @@ members = sa.Table(
     sa.Column("gold", sa.Text, nullable=False, server_default=""),  # the known right tiers of a test question
     sa.Column("open", sa.Boolean, nullable=False, server_default=sa.true()),  # whether anybody more may claim it
     sa.Column("contested", sa.String(16), nullable=False, server_default=""),  # waiting for a reviewer, settled by one
-    sa.Index(None, "set_seq", "position"),
+    sa.Index(None, "set_seq", "position", unique=True),
     sa.Index("ix_members_open", "set_seq", "priority", "shuffled", sqlite_where=sa.text("open"),
              postgresql_where=sa.text("open")),
     sa.Index("ix_members_open_random", "set_seq", "shuffled", sqlite_where=sa.text("open"),

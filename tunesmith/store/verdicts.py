@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +18,7 @@ from tunesmith.records import Ranking
 from tunesmith.store import tables as db
 from tunesmith.store.checks import valid_labeler
 from tunesmith.store.database import insert_once, pack
+from tunesmith.store.fields import short
 from tunesmith.store.places import chunks, holders, lock, set_seq, settle
 from tunesmith.store.runs import now
 
@@ -25,6 +28,7 @@ def insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[st
     insert_once(c, db.sets, {"name": set_name}, {"created": now()})
     seq = set_seq(c, set_name)
     lock(c, rows)
+    c.execute(sa.select(db.sets.c.seq).where(db.sets.c.seq == seq).with_for_update())  # places are given one by one
     known = dict(_fetch(c, rows, db.groups.c.id))
     inside = {id for id, (there,) in _fetch(c, rows, db.members.c.group_id, db.members.c.set_seq) if there == seq}
     end = c.scalar(sa.select(sa.func.max(db.members.c.position)).where(db.members.c.set_seq == seq))
@@ -41,12 +45,63 @@ def insert_groups(c: sa.Connection, set_name: str, rows: Mapping[str, Mapping[st
 
 
 def check_ranking(r: Ranking) -> None:
-    """What can be seen without the group."""
+    """What can be seen without the group. Every verdict passes here, whatever its way into the workspace.
+
+    Raises:
+        DataError: naming the field, what it holds and what it may hold.
+    """
+    for name, (fits, what) in _FIELDS.items():
+        if not fits(value := getattr(r, name)):
+            raise DataError(f'"{name}" of a ranking must be {what}, got {short(value)}')
     valid_labeler(r.labeler)
     if not r.id or len(r.id) > 128:
         raise DataError("a ranking needs an id of 1 to 128 characters, made by the client")
     if not (r.tiers or r.all_bad or r.skipped or r.ratings):
         raise DataError("a ranking needs tiers, ratings, all_bad, or the reason why it was skipped")
+
+
+def _whole(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool)
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _each(x: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(x, tuple | list) and all(map(fits, x))
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("id", "group", "labeler", "skipped", "rationale", "revises"),
+                    (lambda x: isinstance(x, str), "a text")),
+    **dict.fromkeys(("all_bad", "simulated"), (lambda x: isinstance(x, bool), "true or false")),
+    "tiers": (lambda x: _each(x, lambda tier: _each(tier, _whole)), "lists of answers, by their index"),
+    "shown": (lambda x: _each(x, _whole), "a list of answers, by their index"),
+    "ratings": (lambda x: _each(x, lambda r: _number(r) and 1 <= r <= 7), "numbers from 1 to 7"),
+    "seconds": (lambda x: _number(x) and x >= 0, "a number of at least 0"),
+    "margin": (lambda x: _whole(x) and 0 <= x <= 4, "0 to 4"),
+    "guidelines": (lambda x: _whole(x) and x >= 0, "a version's number"),
+    "purpose": (lambda x: x in ("", "gold", "repeat", "review"), "empty, gold, repeat or review"),
+    "flags": (lambda x: isinstance(x, Mapping) and all(isinstance(k, str) and k.isdecimal() and _each(
+        v, lambda f: isinstance(f, str)) for k, v in x.items()), "lists of texts by the index of an answer"),
+    "trace": (lambda x: isinstance(x, Mapping), "an object")}
+"""Of each field of a ranking: whether a value fits, and what would."""
+
+
+def check_fit(r: Ranking, answers: int) -> None:
+    """Whether a verdict fits a group of so many answers.
+
+    Raises:
+        DataError: it does not.
+    """
+    check_tiers(r.tiers, answers)
+    if r.shown and sorted(r.shown) != list(range(answers)):
+        raise DataError(f"the order shown {list(r.shown)} is not an order of answers 0 to {answers - 1}")
+    if r.ratings and len(r.ratings) != answers:
+        raise DataError(f"{len(r.ratings)} ratings for {answers} answers")
+    if strange := [i for i in r.flags if int(i) >= answers]:
+        raise DataError(f"answer {strange[0]} is flagged, but there are answers 0 to {answers - 1}")
 
 
 def insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
@@ -55,26 +110,18 @@ def insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
     A person's verdict ends the claim that this person holds on the group.
     """
     lock(c, [r.group for r in rankings])
-    taken = dict(_fetch(c, [r.id for r in rankings], db.rankings.c.id, db.rankings.c.group_id, db.rankings.c.labeler))
+    known = _Known.of(c, rankings)
     answers = dict(_fetch(c, [r.group for r in rankings], db.groups.c.id, db.groups.c.answers))
-    simulated = dict(_fetch(c, [r.labeler for r in rankings], db.labelers.c.name, db.labelers.c.simulated))
     people, rows, counting = [], [], []
     for r in rankings:
-        if r.id in taken:
-            if taken[r.id] != (r.group, r.labeler):
-                group, labeler = taken[r.id]
-                raise DataError(f'the ranking id "{r.id}" is taken by the verdict of {labeler} on {group}')
+        if r.id in known.taken and known.check(r):
             continue
         if r.group not in answers:
             raise NotFound(f'no answer group "{r.group}"')
-        _check_fit(r, answers[r.group][0])
-        if r.labeler not in simulated:
-            simulated[r.labeler] = (r.simulated,)
+        check_fit(r, answers[r.group][0])
+        if r.labeler not in known.simulated:
             people.append({"name": r.labeler, "simulated": r.simulated, "role": "labeler", "created": now()})
-        if simulated[r.labeler][0] != r.simulated:
-            which = "a simulated labeler" if simulated[r.labeler][0] else "a person"
-            raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
-        taken[r.id] = (r.group, r.labeler)
+        known.check(r)
         if not (r.simulated or r.purpose):
             counting.append(r)
         rows.append({"id": r.id, "group_id": r.group, "labeler": r.labeler, "body": _body(r), "created": now()})
@@ -86,6 +133,49 @@ def insert_rankings(c: sa.Connection, rankings: Sequence[Ranking]) -> int:
         _end_claims(c, counting)
         settle(c, [r.group for r in counting])
     return len(rows)
+
+
+@dataclass
+class _Known:
+    """Whose the ids are, and which labelers are simulated; grows with every verdict that is checked."""
+
+    taken: dict[str, tuple[str, str]]
+    simulated: dict[str, bool]
+
+    @classmethod
+    def of(cls, c: sa.Connection, rankings: Sequence[Ranking]) -> _Known:
+        v, people = db.rankings.c, db.labelers.c
+        taken = {id: (group, labeler) for id, (group, labeler) in _fetch(
+            c, [r.id for r in rankings], v.id, v.group_id, v.labeler)}
+        return cls(taken, {name: flag for name, (flag,) in _fetch(
+            c, [r.labeler for r in rankings], people.name, people.simulated)})
+
+    def check(self, r: Ranking) -> bool:
+        """Whether this verdict is stored already.
+
+        Raises:
+            DataError: its id or its labeler is another's.
+        """
+        group, labeler = self.taken.get(r.id, (r.group, r.labeler))
+        if (group, labeler) != (r.group, r.labeler):
+            raise DataError(f'the ranking id "{r.id}" is taken by the verdict of {labeler} on {group}')
+        if self.simulated.setdefault(r.labeler, r.simulated) != r.simulated:
+            which = "a simulated labeler" if self.simulated[r.labeler] else "a person"
+            raise DataError(f'"{r.labeler}" is {which}; choose another name for the other')
+        known = r.id in self.taken
+        self.taken[r.id] = group, labeler
+        return known
+
+
+def first_refused(c: sa.Connection, rankings: Sequence[Ranking]) -> tuple[int, str] | None:
+    """The first verdict that `insert_rankings` would refuse for what is stored already: its place, and why."""
+    known = _Known.of(c, rankings)
+    for n, r in enumerate(rankings):
+        try:
+            known.check(r)
+        except DataError as e:
+            return n, str(e)
+    return None
 
 
 def _end_claims(c: sa.Connection, rankings: Sequence[Ranking]) -> None:
@@ -114,14 +204,6 @@ def _fetch(c: sa.Connection, ids: Iterable[str], key: sa.Column[Any],
     while chunk := list(itertools.islice(rest, 500)):
         for row in c.execute(sa.select(key, *columns).where(key.in_(chunk))):
             yield row[0], tuple(row[1:])
-
-
-def _check_fit(r: Ranking, answers: int) -> None:
-    check_tiers(r.tiers, answers)
-    if r.shown and sorted(r.shown) != list(range(answers)):
-        raise DataError(f"the order shown {list(r.shown)} is not an order of answers 0 to {answers - 1}")
-    if r.ratings and len(r.ratings) != answers:
-        raise DataError(f"{len(r.ratings)} ratings for {answers} answers")
 
 
 def _body(r: Ranking) -> str:
