@@ -515,7 +515,8 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
     report = reports.build(
         comparison, title=f"{newest} against {', '.join(n for n in drawn if n != newest)}",
         judge={"name": who.label, "kind": who.kind, "simulated": True}, metrics=(*who.metrics, REWARD), kl=kl,
-        curves=curves(shop.workspace, newest), how=provenance(shop.workspace, settings, prompts), seed=settings.seed,
+        curves=curves(shop.workspace, newest), retention=retained(shop, newest),
+        how=provenance(shop.workspace, settings, prompts), seed=settings.seed,
         notes=["KL is in nats per answer from the model that training began from, on the model's own answers."])
     folder = shop.workspace.root / "reports" / settings.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -601,6 +602,14 @@ def judge(shop: Shop, name: str) -> Judge:
     except NotFound as e:
         raise NotFound(f'no judge "{name}": give a reward model, or one of: {", ".join(shop.judges)} ({e})') from e
     return Judge(f"reward model {adapter}", RewardModel.load(shop.base_of(name), adapter.path))
+
+
+def retained(shop: Shop, name: str) -> list[dict[str, Any]]:
+    """What a model kept of the stages that led to it, for the report."""
+    from tunesmith.train import transfer
+
+    adapter = shop.workspace.adapter(name)
+    return [row.to_dict() for row in transfer.retention(shop.workspace, shop.base_of(name), adapter)]
 
 
 def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Sequence[Answer],

@@ -156,6 +156,15 @@ def test_curves_over_seeds_are_mean_and_range():
     assert 'class="band' not in render(report())
 
 
+def test_the_stages_are_a_table_of_losses_where_there_are_any():
+    loss = {name: {"value": x, "low": x - 0.1, "high": x + 0.1, "n": 9} for name, x in (("base", 2.5), ("sft@1", 1.25))}
+    page = render(report(retention=[{"data": "<demos>", "loss": loss}]))
+    section = page[page.index('<section id="retention">'):]
+    section = section[:section.index("</section>")]
+    assert "&lt;demos&gt;" in section and "sft@1" in section and "1.25 [1.15, 1.35]" in section.replace("\u00a0", " ")
+    assert 'id="retention"' not in render(report())
+
+
 @pytest.mark.browser
 def test_the_page_renders_in_a_browser(tmp_path):
     chromium = shutil.which("chromium")

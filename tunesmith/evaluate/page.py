@@ -35,7 +35,8 @@ def render(report: Mapping[str, Any]) -> str:
         tables=[("What the judge and the checks found", _table(report, [m for m in metrics if not m.get("beside")])),
                 ("Beside them: is it progress or a hack?", _table(report, [m for m in metrics if m.get("beside")]))],
         names={m["key"]: m["label"] or m["key"] for m in metrics},
-        curves=[section for section in _curves(report) if section["figures"]], how=_how(report.get("how", {})))
+        curves=[section for section in _curves(report) if section["figures"]], retention=_retention(report),
+        how=_how(report.get("how", {})))
 
 
 def show(interval: Mapping[str, Any] | None, unit: str = "%") -> str:
@@ -266,6 +267,14 @@ def _figure(title: str, caption: str, plot: Markup, head: Sequence[str], rows: S
 
 def _present(*figures: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [f for f in figures if f]
+
+
+def _retention(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of stages: a row for each stage's data, a column for each stage."""
+    rows = report.get("retention", [])
+    columns = list(rows[0]["loss"]) if rows else []
+    return {"head": ["Data", *columns],
+            "rows": [[r["data"], *(show(r["loss"][c], "nats") for c in columns)] for r in rows]}
 
 
 def _how(how: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:

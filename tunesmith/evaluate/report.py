@@ -64,6 +64,8 @@ class Report(TypedDict, total=False):
         interval}, "calibration": [{"predicted", "observed": interval}], "calibration_error", "pairs"}; "ppo": rows
         {"step", "reward", "kl", "entropy", "answer_tokens", ...}. Rows with a "seed" of several seeds are drawn as
         mean and range.
+    retention: {"data", "loss": {model: interval}}: nats per token of the stages' models on each stage's data, and on
+        text that the bare base writes.
     samples: {"why", "prompt": turns, "domain", "answers": [{"model", "text", "score", "finished", "broken"}]}.
     how: section -> {name: value}: settings, seeds, data fingerprints, hardware, versions, time, tokens.
     """
@@ -77,6 +79,7 @@ class Report(TypedDict, total=False):
     models: list[dict[str, Any]]
     preferences: list[dict[str, Any]]
     curves: dict[str, Any]
+    retention: list[dict[str, Any]]
     samples: list[dict[str, Any]]
     notes: list[str]
     how: dict[str, Mapping[str, Any]]
@@ -122,7 +125,8 @@ SCORE = Metric("score", "Judge's score", "", "higher", help="mean over the promp
 def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence[Metric] = (),
           labels: Mapping[str, str] | None = None, kl: Mapping[str, float | Interval] | None = None,
           seeds: Sequence[Comparison] = (), curves: Mapping[str, Any] | None = None,
-          how: Mapping[str, Mapping[str, Any]] | None = None, notes: Iterable[str] = (), samples: int = 6,
+          retention: Sequence[Mapping[str, Any]] = (), how: Mapping[str, Mapping[str, Any]] | None = None,
+          notes: Iterable[str] = (), samples: int = 6,
           seed: int = 0, created: str = "") -> Report:
     """A report from a comparison (models in training order, the one the report is about last).
 
@@ -132,7 +136,7 @@ def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence
         kl: model name -> KL per answer from its starting point, measured by the caller.
         seeds: comparisons of all training seeds (this one included), where there are several: rates, means and
             changes are then over seeds, while samples show `comparison`.
-        curves, how: as in `Report`; intervals may be `Interval`s.
+        curves, retention, how: as in `Report`; intervals may be `Interval`s.
         samples: how many prompts to show side by side, picked at random; up to 2 more where the newest model lost.
     """
     names = {m: (labels or {}).get(m, m) for m in comparison.models}
@@ -150,6 +154,8 @@ def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence
         "preferences": preferences, "samples": _samples(comparison, known, samples, seed), "notes": list(notes)}
     if curves:
         report["curves"] = dict(curves)
+    if retention:
+        report["retention"] = [dict(row) for row in retention]
     if how:
         report["how"] = dict(how)
     return _plain(report)

@@ -128,6 +128,16 @@ def _cat(parts: list[Tensor], like: Tensor) -> Tensor:
     return torch.cat(parts) if parts else like.new_zeros(0)
 
 
+def kl_from_hidden(before_ND: Tensor, now_ND: Tensor, head: Callable[[Tensor], Tensor], chunk: int = CHUNK) -> Tensor:
+    """KL(before | now) of the next-token distributions in nats, [N]; the gradient flows into `now` only."""
+    def part(before: Tensor, now: Tensor) -> Tensor:
+        p_NV = head(before).detach().float().log_softmax(-1)
+        return (p_NV.exp() * (p_NV - head(now).float().log_softmax(-1))).sum(-1)
+
+    rows = [checkpoint(part, b, n, use_reentrant=False) for b, n in zip(before_ND.split(chunk), now_ND.split(chunk))]
+    return _cat(rows, now_ND)
+
+
 @torch.no_grad()
 def entropy_from_hidden(hidden_ND: Tensor, head: Callable[[Tensor], Tensor], temperature: float = 1.0,
                         chunk: int = CHUNK) -> Tensor:

@@ -17,8 +17,8 @@ from tunesmith.ops import logprobs, losses
 from tunesmith.records import Demonstration
 from tunesmith.settings import SftSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
-from tunesmith.train import full
-from tunesmith.train.learner import Learner, indices, mean
+from tunesmith.train import full, stages
+from tunesmith.train.learner import Learner, mean
 from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.session import dataset, session
 
@@ -32,32 +32,40 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
         TrainingStopped: NaN or exploding loss.
     """
     data = dataset(workspace, settings.data, "demonstrations")
-    trees, skipped = encode(base, list(data.rows()), settings.max_tokens or base.context)
-    valid = dataset(workspace, settings.valid, "demonstrations") if settings.valid else None
-    unseen = encode(base, list(valid.rows()), settings.max_tokens or base.context)[0] if valid else []
     parent = workspace.adapter(settings.after) if settings.after else None
-    slot, weights = full.start(base, "policy", settings, parent)
+    settings = full.inherit(settings, parent, resume)
+    slot, weights, stay = stages.start(base, "policy", settings, parent)
+    longest = min(settings.max_tokens or base.context, adapters.room(base, slot))
+    trees, skipped = encode(base, list(data.rows()), longest)
+    valid = dataset(workspace, settings.valid, "demonstrations") if settings.valid else None
+    unseen = encode(base, list(valid.rows()), longest)[0] if valid else []
+    replay = [dataset(workspace, name, "demonstrations") for name in settings.replay]
+    old = [t for d in replay for t in encode(base, list(d.rows()), longest)[0]]
     settings = settle(settings, base, slot, resume)
-    steps = math.ceil(len(trees) * settings.epochs / settings.batch)
+    steps = math.ceil(len(trees) * settings.epochs / (settings.batch - stages.replayed(settings)))
     learner = Learner.of(weights, steps, settings)
     inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {}),
-              **({"valid": valid.fingerprint} if valid else {})}
-    with session(workspace, base, "sft", settings, inputs, steps, resume, progress) as run:
+              **({"valid": valid.fingerprint} if valid else {}),
+              **{f"replay {d.name}": d.fingerprint for d in replay}}
+    with session(workspace, base, "sft", settings, inputs, steps, resume, progress, learner) as run:
         run.summary = {"rows": len(trees), "skipped": skipped}
 
         def publish(step: int = 0) -> Adapter:
             return run.publish(settings.name, "policy", base, full.finish(base, slot, settings),
-                               {data.name: data.fingerprint}, {"after": str(parent)} if parent else {}, step)
+                               {d.name: d.fingerprint for d in (data, *replay)},
+                               {"after": str(parent)} if parent else {}, step)
 
         if slot:
             run.publish_every(settings.snapshots, publish)
         for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
-            chosen = [trees[i] for i in indices(len(trees), settings.seed, step * settings.batch, settings.batch)]
-            metrics = {**forward_backward(base, learner, chosen, settings.layout, slot=slot), **learner.step()}
+            chosen = stages.mixed(trees, old, step, settings)
+            metrics = {**forward_backward(base, learner, chosen, settings.layout, slot=slot, stay=stay),
+                       **learner.step()}
             if unseen and due(step + 1, steps, settings):
                 metrics |= assess(base, unseen, learner.budget, settings.layout, slot)
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "policy"),
-                         passes(chosen, trained=1, trained_logits=1))
+                         passes(chosen, forward=int(stay.kl > 0), forward_logits=int(stay.kl > 0), trained=1,
+                                trained_logits=1))
         return publish()
 
 
@@ -68,10 +76,10 @@ def due(step: int, steps: int, settings: SftSettings) -> bool:
 
 
 def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout: Layout = "tree",
-                     scale: float = 1.0, slot: str = "policy") -> dict[str, float]:
+                     scale: float = 1.0, slot: str = "policy", stay: stages.Stay = stages.FREE) -> dict[str, float]:
     """Add the gradient of `scale` x the mean negative log-likelihood of these trees' learned tokens.
 
-    `slot` is the adapter that learns, "" the base itself.
+    `slot` is the adapter that learns, "" the base itself; `stay` is what keeps it near where it started.
     """
     weights = [w for t in trees for ws in t.weights for w in ws if w]
     metrics = []
@@ -82,9 +90,19 @@ def forward_backward(base: Base, learner: Learner, trees: Sequence[Tree], layout
             states = hidden(base, batch, layout, batch.source_N[learned])
             logp_N, right_N = logprobs.judged(states, base.head, batch.target_N[learned])
             loss, m = losses.sft(logp_N, batch.weight_N[learned], sum(weights))
+            if stay.kl:
+                with torch.no_grad(), adapters.active(base, stay.before):
+                    before = hidden(base, batch, layout, batch.source_N[learned])
+                kl = logprobs.kl_from_hidden(before, states, base.head).sum() / len(weights)
+                loss, m = loss + stay.kl * kl, {**m, "kl_to_start": kl.detach()}
             learner.backward(loss * scale)
         metrics.append({**m, "token_accuracy": right_N.sum() / len(weights)})
-    return mean(metrics)
+    found = mean(metrics)
+    if stay.orthogonal:
+        overlap = stages.overlap(base, slot, stay.frozen)
+        learner.backward(stay.orthogonal * scale * overlap)
+        found["overlap"] = float(overlap.detach())
+    return found
 
 
 @torch.no_grad()

@@ -16,9 +16,11 @@ from tunesmith.model.batch import Tree, build, hidden, split
 from tunesmith.model.scorer import BUDGET, token_logprobs
 from tunesmith.ops import logprobs, losses
 from tunesmith.statistics import Interval, bootstrap_mean, paired_difference
+from tunesmith.store.workspace import Adapter, Workspace
+from tunesmith.train import sft, stages
 
-BARE = "base"
-"""The column of the bare base."""
+BARE, OWN = "base", "(text that the base writes)"
+"""The column of the bare base, and the row of its own text."""
 
 SPARSITY, REACH = 0.05, 1.5
 """LoraHub's penalty on the mean absolute weight, and the largest weight it allows (arXiv 2307.13269)."""
@@ -66,6 +68,26 @@ def row(base: Base, data: str, trees: Sequence[Tree], slots: Mapping[str, str], 
     return Row(data, {BARE: bootstrap_mean(bare, seed=seed),
                       **{name: bootstrap_mean(x, seed=seed) for name, x in each.items()}},
                {name: paired_difference(bare, x, seed=seed) for name, x in each.items()})
+
+
+def retention(workspace: Workspace, base: Base, model: Adapter, limit: int = 50, seed: int = 0) -> list[Row]:
+    """What a model kept of the stages that led to it: each stage, and the model, on each stage's data.
+
+    A stage's data is what it was validated on, or else what it learned from, `limit` conversations of it. The last row
+    is text that the bare base writes by itself: what its loss rose by is forgotten. Stages of another base (before a
+    full fine-tuning) are left out.
+    """
+    found = [a for a in stages.lineage(workspace, model) if a.base["hash"] == base.hash]
+    slots = {}
+    for i, adapter in enumerate(dict.fromkeys([*map(str, found), str(model)])):
+        adapters.load(base, slot := f"stage{i}", workspace.adapter(adapter).path)
+        slots[adapter] = slot
+    data = dict.fromkeys(a.lineage["settings"].get("valid") or a.lineage["settings"]["data"] for a in found)
+    rows = []
+    for name in data:
+        demonstrations = list(workspace.dataset(name).rows())[:limit]
+        rows.append(row(base, name, sft.encode(base, demonstrations, base.context)[0], slots, seed))
+    return [*rows, row(base, OWN, stages.own_text(base, seed=seed), slots, seed)]
 
 
 def weigh(base: Base, parts: Sequence[merging.Change], trees: Sequence[Tree]) -> list[float]:
