@@ -72,6 +72,8 @@ def quantise(base: Base, kind: Kind) -> None:
         del layer._parameters["weight"]
         layer.__class__ = Packed
         layer.unpack = unpack  # type: ignore[assignment]
+    for p in base.model.parameters():
+        p.data = p.data.clone()  # safetensors maps its whole file while one tensor of it is alive
     with suppress(OSError, AttributeError):  # what was freed goes back to the system, where glibc can
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
