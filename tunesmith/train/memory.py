@@ -166,7 +166,8 @@ def _kept(base: Base) -> Iterator[dict[int, int]]:
     """The bytes of every block of memory that autograd keeps, weights left out."""
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # an address is used again once its tensor is gone
-    weights = {p.untyped_storage().data_ptr() for p in base.model.parameters()}
+    held = [p for name in adapters.names(base) for p in adapters.parameters(base, name).values()]
+    weights = {p.untyped_storage().data_ptr() for p in (*base.model.parameters(), *held)}
 
     def pack(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
