@@ -1,13 +1,15 @@
-"""Many requests in one batch: pieces, failures, cancelling, what prompts have in common, and nobody disturbs anybody."""
+"""Many requests in one batch: pieces, failures, cancelling, common beginnings, and nobody disturbs anybody."""
 
 import pytest
 import tiny
 import torch
+from peft import PeftConfig
+from safetensors.torch import load_file
 from test_engine import PROMPTS, make
 from test_engine_batching import assert_same, plainly, several
 
 from tunesmith.contracts import Sampling
-from tunesmith.model import adapters, known
+from tunesmith.model import adapters, known, lora, tuners
 from tunesmith.model.engine import LocalEngine
 from tunesmith.model.known import Known
 from tunesmith.model.serving import Serving, token_text
@@ -116,7 +118,8 @@ def test_prompt_logprobs_equal_a_plain_forward_pass(saved):
     assert found[0].logprob is None and found[0].alternatives == ()
     for i, token in enumerate(tokens[1:]):
         assert found[i + 1].logprob == pytest.approx(float(logp[i, token]), abs=1e-4)
-        assert [a.logprob for a in found[i + 1].alternatives] == pytest.approx(logp[i].topk(2).values.tolist(), abs=1e-4)
+        top = logp[i].topk(2).values.tolist()
+        assert [a.logprob for a in found[i + 1].alternatives] == pytest.approx(top, abs=1e-4)
 
 
 def test_half_a_character_has_bytes_of_its_own(made):
@@ -153,6 +156,56 @@ def test_a_is_bit_equal_after_b_was_loaded_and_served_beside_it(saved, tmp_path)
     assert answers[beside[1]][0].tokens != answers[beside[0]][0].tokens
     serving.drop("b@1")
     assert [ask("a@1"), ask("")] == before
+
+
+# ---- adapters come and go
+
+def test_a_loaded_adapter_is_what_peft_loads(saved, tmp_path):
+    """The quick way into layers that hold adapters against PEFT's own, which the first one takes."""
+    for architecture in ("llama", "gpt2"):
+        one, two = (tiny.bases.load(str(saved[architecture])) for _ in range(2))
+        adapters.attach(one, "x", adapters.Method(rank=3, alpha=7, rslora=True), 0)
+        tiny.shake(one, "x")
+        folder = tmp_path / architecture
+        folder.mkdir()
+        adapters.save(one, "x", folder)
+        adapters.attach(two, "first", adapters.Method(rank=2, alpha=4), 0)
+        found = []
+        for base, placed in ((one, False), (two, True)):
+            if not placed:
+                base.peft.delete_adapter("x")
+                tuners._add(base, "y", PeftConfig.from_pretrained(str(folder)))
+                tuners._fill(base, "y", load_file(folder / adapters.WEIGHTS))
+            else:
+                adapters.load(base, "y", folder)
+            with adapters.active(base, "y"), torch.no_grad():
+                found.append(base.logits(base.trunk(input_ids=torch.tensor([PROMPTS[2]])).last_hidden_state))
+        assert torch.equal(*found)
+        adapters.save(two, "y", tmp_path)
+        again = load_file(tmp_path / adapters.WEIGHTS)
+        assert all(torch.equal(v, again[k]) for k, v in load_file(folder / adapters.WEIGHTS).items())
+        adapters.remove(two, "y")
+        assert adapters.names(two) == ["first"] and not any("y" in m.lora_A for m in lora.layers(two.model))
+
+
+def test_stacks_in_which_adapters_are_exchanged_are_those_made_anew(saved):
+    base = tiny.bases.load(str(saved["llama"]))
+    for i, name in enumerate("abcdefgh"):
+        method = adapters.Method(kind="dora" if name == "h" else "lora", rank=2 + i % 3, alpha=8)
+        adapters.attach(base, name, method, i)
+        tiny.shake(base, name, seed=i)
+    generator, held = torch.Generator().manual_seed(0), {}
+    ids, kept = torch.tensor([PROMPTS[2][:8]]), 0
+    for _ in range(40):
+        names = [["", *"abcdefgh"][i] for i in torch.randint(0, 9, (8,), generator=generator)]
+        found = []
+        before = list(map(id, held.values()))
+        for known_sets in (held, None):
+            with adapters.mixed(base, adapters.mixture(base, names, known_sets)), torch.no_grad():
+                found.append(base.trunk(input_ids=ids).last_hidden_state)
+        assert torch.allclose(*found, atol=1e-5), names
+        kept += bool(before) and all(id(stacks) in before for stacks in held.values())
+    assert kept > 5 and len(held) <= 4
 
 
 # ---- what prompts have in common

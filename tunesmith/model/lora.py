@@ -7,7 +7,7 @@ computes from one shared `Switch`: an adapter by name, `Mixture` (each token its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,9 +176,17 @@ def linear_layers(model: Any) -> dict[str, nn.Module]:
     return {name: m for name, m in found.items() if m is not model.get_output_embeddings()}
 
 
+def walk(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Its modules by name, those that hold adapters as leaves: as quick for a thousand adapters as for one."""
+    yield name, module
+    if not isinstance(module, LoraLinear):
+        for key, child in module.named_children():
+            yield from walk(child, f"{name}.{key}" if name else key)
+
+
 def layers(model: nn.Module) -> list[LoraLinear]:
     """Every layer that holds adapters."""
-    return [m for m in model.modules() if isinstance(m, LoraLinear)]
+    return [m for _, m in walk(model) if isinstance(m, LoraLinear)]
 
 
 def check_targets(model: Any, spec: str, targets: Sequence[str]) -> None:
@@ -200,13 +208,16 @@ Stacks = dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]
 def mixture(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...], Stacks] | None = None) -> Mixture:
     """`Mixture` for tokens with these adapters ("" is the bare base).
 
-    `known` keeps the factors of the last sets of adapters met, for a caller that knows when they change.
+    `known` keeps the factors of the last sets of adapters met, for a caller that knows when they change. Of a set that
+    holds these and few more they are used as they are; an adapter that is new takes the place of one that is gone.
 
     Raises:
         ValueError: an adapter is a variant of LoRA that only PEFT computes, so it cannot share a batch.
     """
-    kinds = sorted(set(names))
     counts = Counter(names)
+    known = {} if known is None else known
+    kinds = _stacked(model, sorted(counts), known)
+    stacks = known[tuple(kinds)]
     device = next(model.parameters()).device
     member = torch.zeros(len(kinds), max(counts.values()), dtype=torch.long)
     place = torch.empty(len(names), dtype=torch.long)
@@ -215,15 +226,66 @@ def mixture(model: nn.Module, names: Sequence[str], known: dict[tuple[str, ...],
         group, column = kinds.index(name), filled[name]
         member[group, column], place[token] = token, group * member.shape[1] + column
         filled[name] += 1
-    known = {} if known is None else known
-    if (stacks := known.get(tuple(kinds))) is None:
-        if len(known) >= SETS:
-            known.clear()
-        stacks = {layer: _stack(layer, kinds) for layer in layers(model) if any(k in layer.lora_A for k in kinds)}
-        known[tuple(kinds)] = stacks
     even = member.flatten().tolist() == list(range(len(names)))
-    rows = {kind: member[i, :counts[kind]].to(device) for i, kind in enumerate(kinds)}
+    rows = {kind: member[i, :counts[kind]].to(device) for i, kind in enumerate(kinds) if counts[kind]}
     return Mixture(rows, member.to(device), place.to(device), stacks, even)
+
+
+def _stacked(model: nn.Module, kinds: Sequence[str], known: dict[tuple[str, ...], Stacks]) -> list[str]:
+    """The adapters of a set in `known` that holds all of `kinds`, made if there is none."""
+    for had in known:
+        if set(kinds) <= set(had) and len(had) <= 2 * len(kinds):
+            return list(had)
+    for had in known:
+        places = _exchanged(model, had, kinds)
+        if places and all(_fits(layer, places, stack) for layer, stack in known[had].items()):
+            stacks = known.pop(had)
+            for layer, stack in stacks.items():
+                for place, kind in places.items():
+                    _put(layer, kind, place, stack)  # type: ignore[arg-type]
+            known[tuple(places.get(i, kind) for i, kind in enumerate(had))] = stacks
+            return list(next(reversed(known)))
+    if len(known) >= SETS:
+        known.clear()
+    known[tuple(kinds)] = {layer: _stack(layer, kinds) for layer in layers(model)
+                           if any(k in layer.lora_A for k in kinds)}
+    return list(kinds)
+
+
+def _exchanged(model: nn.Module, had: Sequence[str], kinds: Sequence[str]) -> dict[int, str]:
+    """Which places of a set the adapters take that it lacks; none if there are too few, or they adapt other layers."""
+    new = [kind for kind in kinds if kind not in had]
+    free = [i for i, kind in enumerate(had) if kind not in kinds]
+    if len(new) > len(free) or len(had) > 2 * len(kinds) or not any(had):
+        return {}
+    sample = next(kind for kind in had if kind)
+    alike = all((kind in layer.lora_A) == (sample in layer.lora_A) for layer in layers(model) for kind in new if kind)
+    return dict(zip(free, new)) if alike else {}
+
+
+def _fits(layer: Any, places: Mapping[int, str], stack: tuple[Tensor, Tensor, Tensor | None]) -> bool:
+    """Whether the adapters' ranks and kinds have room in a layer's stack."""
+    mine = [kind for kind in places.values() if kind in layer.lora_A]
+    return all(layer.ours(kind) and len(layer.lora_A[kind].weight) <= stack[0].shape[2]
+               and (stack[2] is not None or not layer.dora(kind)) for kind in mine)
+
+
+@torch.no_grad()
+def _put(layer: LoraLinear, kind: str, place: int, stack: tuple[Tensor, Tensor, Tensor | None]) -> None:
+    """An adapter's factors into its place, whatever was there before."""
+    first, second, factor = stack
+    first[place], second[place] = 0, 0
+    if factor is not None:
+        factor[place] = 1
+    if kind in layer.lora_A:
+        if not layer.ours(kind):
+            raise ValueError(f'adapter "{kind}" is a variant of LoRA that cannot share a batch with others')
+        r = len(layer.lora_A[kind].weight)
+        first[place, :, :r] = layer.lora_A[kind].weight.t()
+        second[place, :r] = layer.lora_B[kind].weight.t() * layer.scaling[kind]
+        if factor is not None and layer.dora(kind):
+            factor[place] = layer.factor(kind)
+            second[place, :r] *= factor[place]
 
 
 @torch.no_grad()
@@ -234,13 +296,5 @@ def _stack(layer: LoraLinear, kinds: Sequence[str]) -> tuple[Tensor, Tensor, Ten
     second = weight.new_zeros(len(kinds), rank, layer.out_features)
     factor = weight.new_ones(len(kinds), layer.out_features) if any(map(layer.dora, kinds)) else None
     for i, kind in enumerate(kinds):
-        if kind in layer.lora_A:
-            if not layer.ours(kind):
-                raise ValueError(f'adapter "{kind}" is a variant of LoRA that cannot share a batch with others')
-            r = len(layer.lora_A[kind].weight)
-            first[i, :, :r] = layer.lora_A[kind].weight.t()
-            second[i, :r] = layer.lora_B[kind].weight.t() * layer.scaling[kind]
-            if factor is not None and layer.dora(kind):
-                factor[i] = layer.factor(kind)
-                second[i, :r] *= factor[i]
+        _put(layer, kind, i, (first, second, factor))
     return first, second, factor

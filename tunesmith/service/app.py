@@ -6,17 +6,17 @@ import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import Depends, FastAPI
-from starlette.staticfiles import StaticFiles
 
 from tunesmith import __version__
 from tunesmith.errors import UserError
-from tunesmith.service import access, accounts, dashboards, desk, live, manage, rank, refusals, sources
+from tunesmith.service import access, accounts, dashboards, desk, live, manage, queue, rank, refusals, sources
 from tunesmith.service import guard as answer_guard
+from tunesmith.service.assets import Assets
+from tunesmith.service.figures import Board
 from tunesmith.service.hub import Hub, Limits, ServingEngine
 from tunesmith.service.quotas import Quotas, Rates
 from tunesmith.service.security import LOOPBACK, MAX_BODY, Guard, require_named
@@ -63,8 +63,11 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     app.state.owner = team.owner(workspace, labeler).name
     refusals.install(app)
     app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
-    for pages in (accounts, rank, desk, sources, live, manage, dashboards):
+    for pages in (accounts, rank, desk, sources, live, dashboards):
         app.include_router(pages.router(workspace))
+    board = Board(workspace)
+    for staff in (manage, queue):
+        app.include_router(staff.router(workspace, board))
     if hub:
         from tunesmith.service import completions, files, finetuning, graders, metrics, openai
 
@@ -76,10 +79,11 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
         for routes in (files.router(workspace), finetuning.router(workspace, hub), graders.router(workspace, hub)):
             app.include_router(routes)
         if guard:
+            guard.count = lambda model: hub.metrics.guarded.labels(model).inc()
             app.include_router(answer_guard.router(guard))
     else:
         app.add_api_route("/v1/{path:path}", _no_engine, methods=["GET", "POST"], include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    app.mount("/static", Assets())
     return app
 
 

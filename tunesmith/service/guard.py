@@ -121,8 +121,7 @@ def load(path: str | Path, workspace: Workspace) -> Guard:
         raise SettingsError(f"{path}: {_first(error)}") from error
     for number, route in enumerate(found.route, 1):
         if route.scorer and (judge := workspace.adapter(route.scorer)).role != "reward":
-            rewards = [str(a) for a in workspace.adapters() if a.role == "reward"]
-            raise SettingsError(f"{path}: route {number}: {judge} is no reward model{nearest(route.scorer, rewards)}")
+            raise SettingsError(f"{path}: route {number}: {judge} is no reward model; make one with: tunesmith reward")
     return Guard(found.route, workspace.root / LOG)
 
 
@@ -135,7 +134,8 @@ def _first(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = Route.model_fields if len(place) > 1 else _File.model_fields
         return f"{': '.join(place[:-1] or ['the file'])}: unknown key {place[-1]}{nearest(place[-1], known)}"
-    return f"{': '.join(place) or 'the file'}: {first['msg'].removeprefix('Value error, ')}"
+    said: str = first["msg"].removeprefix("Value error, ")
+    return f"{': '.join(place) or 'the file'}: {said}"
 
 
 class Guard:
@@ -143,6 +143,8 @@ class Guard:
 
     def __init__(self, routes: Sequence[Route], log_file: Path):
         self.routes, self.log_file = list(routes), log_file
+        self.count: Callable[[str], None] = lambda model: None
+        """Called with the model of each answer that is kept back."""
         self._lock = threading.Lock()
 
     def route(self, *names: str) -> Route | None:
@@ -187,6 +189,7 @@ class Guard:
         return ""
 
     def _note(self, route: Route, model: str, prompt: Conversation, withheld: str, why: str) -> None:
+        self.count(model)
         self._append({"id": secrets.token_hex(8), "time": now(), "model": model, "why": why, "action": route.action,
                       "messages": turns(prompt), "withheld": withheld, "reply": route.reply})
 
