@@ -24,7 +24,12 @@ from tunesmith.model.virtual import Virtual
 
 KINDS = ("prefix", "prompt")
 FEW = ("llama", "qwen2-window", "gemma2", "gpt2", "opt")
+"""Grouped heads, a window, capped scores, learned positions; the rest of `CONFIGS` in the slow run."""
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9], [20], [30, 31, 32], [40, 41], [50, 51]]
+
+
+def often(names, default=FEW):
+    return [pytest.param(name, marks=[] if name in default else pytest.mark.slow) for name in names]
 
 
 def made(folder, name="llama"):
@@ -74,7 +79,7 @@ def gradient(logits, weight):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", often(CONFIGS))
 def test_tree_and_padded_rows_equal_peft_s_own_forward_pass(tmp_path, name, kind, capsys):
     """Logits 1e-5 and gradients 1e-4 of the largest, on weights of no text; PEFT loads what was saved."""
     base = made(tmp_path / "base", name)
@@ -210,7 +215,7 @@ def write(base, models, padded=None, rows=64, prompts=PROMPTS, n=2):
 
 
 @pytest.mark.parametrize("padded", [None, True])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", often(CONFIGS, ("gemma2", "gpt2")))
 def test_a_mixed_batch_writes_what_each_writes_alone_and_what_a_fresh_pass_gives(tmp_path, name, padded):
     """{prefix A, prefix B, bare base, LoRA, prompt tuning} in one batch with refills; 1e-4 on log-probs."""
     base = made(tmp_path, name)
@@ -275,23 +280,27 @@ from tunesmith.model import adapters
 from tunesmith.model import base as bases
 from tunesmith.model.batch import Tree, build, hidden
 
-base = bases.load(sys.argv[1])
-adapters.load(base, "policy", Path(sys.argv[2]))
-with adapters.active(base, "policy"), torch.no_grad():
-    states = hidden(base, build([Tree((5, 6, 7), ((8, 9), (10,)))]))
-print(json.dumps([x.hex() for x in states.flatten().tolist()]))
+base, found = bases.load(sys.argv[1]), []
+for folder in sys.argv[2:]:
+    adapters.load(base, "policy", Path(folder))
+    with adapters.active(base, "policy"), torch.no_grad():
+        states = hidden(base, build([Tree((5, 6, 7), ((8, 9), (10,)))]))
+    found.append([x.hex() for x in states.flatten().tolist()])
+print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_new_process_gets_bit_equal_hidden_states(base, tmp_path, kind):
-    attach(base, kind)
-    tiny.shake(base, "one")
-    adapters.save(base, "one", tmp_path)
-    here = states(base, [Tree((5, 6, 7), ((8, 9), (10,)))])
-    there = subprocess.run([sys.executable, "-c", ELSEWHERE, str(base.folder), str(tmp_path)], capture_output=True,
-                           text=True, check=True)
-    assert json.loads(there.stdout) == [x.hex() for x in here.flatten().tolist()]
+def test_a_new_process_gets_bit_equal_hidden_states(base, tmp_path):
+    here, folders = [], [tmp_path / kind for kind in KINDS]
+    for kind, folder in zip(KINDS, folders):
+        folder.mkdir()
+        attach(base, kind)
+        tiny.shake(base, "one")
+        adapters.save(base, "one", folder)
+        here.append([x.hex() for x in states(base, [Tree((5, 6, 7), ((8, 9), (10,)))]).flatten().tolist()])
+    there = subprocess.run([sys.executable, "-c", ELSEWHERE, str(base.folder), *map(str, folders)],
+                           capture_output=True, text=True, check=True)
+    assert json.loads(there.stdout) == here
 
 
 @pytest.mark.parametrize("kind", KINDS)
