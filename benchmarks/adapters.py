@@ -144,5 +144,20 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {**found, "runs": rows}
 
 
+def table(found: dict[str, Any]) -> str:
+    """The summary for docs/which_adapter.md."""
+    def shown(value: dict[str, float], digits: int, scale: float = 1.0, unit: str = "") -> str:
+        return f"{scale * value['mean']:,.{digits}f}{unit} ± {scale * value['within']:,.{digits}f}"
+
+    lines = ["| | trained | of all | held-out loss | answers right | forgotten | core-seconds | peak MB | disk, kB |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for name, m in found["methods"].items():
+        lines.append(
+            f"| {name} | {m['trained']['mean']:,.0f} | {100 * m['trained']['mean'] / m['parameters']:.3g}% | "
+            f"{shown(m['held_out_loss'], 3)} | {shown(m['exact'], 1, 100, '%')} | {shown(m['forgotten'], 3)} | "
+            f"{shown(m['core_seconds'], 0)} | {m['peak_mb']['mean']:,.0f} | {m['disk_kb']['mean']:,.0f} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     main()

@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from peft import IA3Config, PeftModel, get_peft_model
+from test_architectures import CONFIGS
 from transformers import AutoModelForCausalLM
 
 from tunesmith.contracts import Sampling
@@ -215,6 +216,34 @@ def test_ia3_made_with_peft_computes_the_same_here(saved, tmp_path, architecture
             ours = base.logits(base.trunk(input_ids=ids).last_hidden_state)
         bare = base.logits(base.trunk(input_ids=ids).last_hidden_state)
     assert torch.allclose(ours, want, atol=1e-5) and (ours - bare).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_ia3_has_its_layers_in_every_architecture(tmp_path, architecture):
+    """Keys, values and the last of the MLP in each block, computed as PEFT does; also under LoRA attached later."""
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(CONFIGS[architecture]).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    base = bases.load(str(tmp_path))
+    adapters.attach(base, "ia3", METHODS["ia3"], 0)
+    tiny.shake(base, "ia3")
+    layers = [key.removesuffix(".ia3_l") for key in adapters.parameters(base, "ia3")]
+    last = [name for name in layers if name.endswith(("down_proj", "fc2", "dense_4h_to_h", "mlp.c_proj"))]
+    keys = [name for name in layers if name.endswith(("k_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn"))]
+    assert len(last) == 2 and len(keys) in (2, 4) and len(layers) == len(last) + len(keys)
+    (tmp_path / "ia3").mkdir()
+    adapters.save(base, "ia3", tmp_path / "ia3")
+    ids = torch.arange(5, 14)[None]
+    with torch.no_grad(), adapters.active(base, "ia3"):
+        alone = base.trunk(input_ids=ids).last_hidden_state
+        adapters.attach(base, "policy", METHODS["usual"], 0)
+        tiny.shake(base, "policy")
+        ours = base.trunk(input_ids=ids).last_hidden_state
+    assert torch.equal(ours, alone)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(plain, str(tmp_path / "ia3")).eval()(input_ids=ids).logits
+    assert torch.allclose(base.logits(ours), theirs, atol=1e-5 * float(theirs.abs().max()))
 
 
 def test_ia3_of_something_else_is_refused(saved, tmp_path):

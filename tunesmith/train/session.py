@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -160,7 +160,7 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
             raise UserError(f"run {run.id} cannot be resumed: its {changed[0]} has changed since it began")
     torch.set_num_threads(threads)  # sums are added up in another order on another number
     current = Session(workspace, run, base, total, settings.checkpoint_every, progress, resume is not None)
-    current.sizes = sizes(base, [p for learner in learners for p in learner.parameters.values()])
+    current.sizes = sizes(base, {id(p): p for learner in learners for p in learner.parameters.values()})
     try:
         yield current
     except (TrainingStopped, Interrupted) as e:
@@ -172,11 +172,14 @@ def session(workspace: Workspace, base: Base, command: str, settings: Optimizati
     run.finish("finished", {**current.summary, **current.cost()})
 
 
-def sizes(base: Base, trained: Sequence[nn.Parameter]) -> dict[str, int]:
-    """How many numbers a run trains, and how many there are with them: the base's, and what was added to it."""
+def sizes(base: Base, trained: Mapping[int, nn.Parameter]) -> dict[str, int]:
+    """How many numbers a run trains, and how many there are with them: the base's, and what was added to it.
+
+    `trained` by identity: learners may share a weight.
+    """
     own = {id(p) for name, p in base.model.named_parameters() if "lora_" not in name}
-    added = sum(p.numel() for p in trained if id(p) not in own)
-    return {"trained_parameters": sum(p.numel() for p in trained), "parameters": base.parameters + added}
+    added = sum(p.numel() for key, p in trained.items() if key not in own)
+    return {"trained_parameters": sum(p.numel() for p in trained.values()), "parameters": base.parameters + added}
 
 
 def on_base(workspace: Workspace, base: Base, *names: str) -> list[Adapter]:
