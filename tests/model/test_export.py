@@ -53,7 +53,8 @@ def test_peft_loads_the_folder_on_the_base_that_it_names(workspace, tmp_path, fo
 
 
 @pytest.mark.parametrize("method", [adapters.Method(rank=4, alpha=8), adapters.Method(rank=4, alpha=8, rslora=True),
-                                    adapters.Method("dora", rank=4, alpha=8)], ids=["lora", "rslora", "dora"])
+                                    adapters.Method("dora", rank=4, alpha=8), adapters.Method("ia3")],
+                         ids=["lora", "rslora", "dora", "ia3"])
 @pytest.mark.parametrize("name", ["llama-3", "gpt2"])
 def test_transformers_loads_the_merged_model(workspace, tmp_path, folders, name, method, monkeypatch):
     """Tied or not, in several files, with the chat template; biases, Conv1D and norms of DoRA included."""
