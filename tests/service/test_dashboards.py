@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from tunesmith.service import charts
-from tunesmith.service.dashboards import curves, nodes
+from tunesmith.service.dashboards import nodes, plots
 
 
 def test_runs_and_models(client, workspace):
@@ -50,8 +50,8 @@ def test_programs_follow_a_run(client, workspace):
 
 
 def test_long_runs_are_thinned_and_keep_their_last_point():
-    found = curves([{"step": n, "loss": 1.0, "kl": n, "once": 2.0} if n == 1 else {"step": n, "loss": 1.0, "kl": n}
-                    for n in range(1, 100_001)])
+    steps = range(1, 100_001)
+    found = plots({"loss": (steps, [1.0] * len(steps)), "kl": (steps, steps), "once": ([1], [2.0])})
     assert [c["title"] for c in found] == ["loss", "kl"] and found[1]["last"] == "1e+05"
     assert len(found[1]["svg"]) < 20_000
 

@@ -1,12 +1,15 @@
 """HTTP: the ranking studio and the OpenAI-style API. Imports no torch; the engine arrives as a factory.
 
     app.py        the application, and how it binds to a port
-    security.py   what every request passes first: Host, Origin, size, headers
+    security.py   what every request passes first: Host, Origin, size, headers; assets.py: scripts and styles
     access.py     who asks, and what they may do: sessions, keys, roles
     accounts.py   sign-in, invitations, one's own account, the team
     refusals.py   the one place that turns an error into an HTTP answer
     rank.py       the pages where people rank, and POST /api/rankings; desk.py, sources.py: demonstrations, sources
-    manage.py     the manager's pages; dashboards.py: runs, models, reports; figures.py computes beside them
+    live.py       answers while one waits; remote.py: other servers that write; outbound.py: whom we may call
+    manage.py     the manager's pages; queue.py: what is asked first; figures.py computes beside them
+    dashboards.py runs, models, reports; charts.py, tails.py: their pictures, and files that grow
+    pages.py      templates; words.py: words they share; markdown.py, diff.py: text of models and people
     openai.py     /v1
     hub.py        one engine, one generation at a time, adapters on demand
 

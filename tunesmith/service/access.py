@@ -71,8 +71,8 @@ class Person:
 
 
 def person(request: Request) -> Person:
-    """Who is signed in, or whose key it is. What a page sends names whose page it is (x-labeler): what one person judged
-    must not be stored under the name of another who signed in meanwhile, in another tab.
+    """Who is signed in, or whose key it is. A page says whose it is (x-labeler): what one person judged must not be
+    stored under the name of another who signed in meanwhile, in another tab.
 
     Raises:
         Refusal: 401; a browser is sent to the sign-in page.

@@ -18,6 +18,7 @@ from tunesmith.service import access
 from tunesmith.service.access import Form, Manager, Person, SignedIn, Throttle, local
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal, log
+from tunesmith.service.words import sentence
 from tunesmith.store import keys, team
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _doors(routes: APIRouter, workspace: Workspace, hashing: Hashing, by_name: T
         except UserError as error:
             if asked is None:
                 raise
-            return _page("invite.html", 400, asked=asked, key=key, name=name, problem=_sentence(error))
+            return _page("invite.html", 400, asked=asked, key=key, name=name, problem=sentence(error))
         return _welcome(request, workspace, team.start_session(workspace, made.name, "invitation"), "/")
 
 
@@ -196,7 +197,7 @@ def _own(routes: APIRouter, workspace: Workspace, hashing: Hashing) -> None:
             _check_current(workspace, who, fields.get("current", ""), by_name)
             team.set_password(workspace, who.name, new, who.name, keep=access.session_secret(request))
         except UserError as error:
-            return page(who, getattr(error, "status", 400), problem=_sentence(error))
+            return page(who, getattr(error, "status", 400), problem=sentence(error))
         return page(who, done="Your password is changed; other browsers are signed out.")
 
     @routes.post("/account/keys")
@@ -210,7 +211,7 @@ def _own(routes: APIRouter, workspace: Workspace, hashing: Hashing) -> None:
                                           [s for s in keys.SCOPES if fields.get(f"scope_{s}")], who.name,
                                           days=_days(fields.get("days", "")))
         except UserError as error:
-            return page(who, getattr(error, "status", 400), problem=_sentence(error))
+            return page(who, getattr(error, "status", 400), problem=sentence(error))
         return page(who, secret=secret, done=f"The key “{key.name}” is made.")
 
     @routes.post("/account/keys/revoke")
@@ -266,7 +267,7 @@ def _team(routes: APIRouter, workspace: Workspace) -> None:
         try:
             secret = team.invite(workspace, role, who.name, name.strip())
         except UserError as error:
-            return page(who, 400, problem=_sentence(error))
+            return page(who, 400, problem=sentence(error))
         return page(who, link=f"{_origin(request)}/invite?key={secret}",
                     done=f"The invitation of a {role} is ready. It works once, for {team.INVITATION_DAYS} days.")
 
@@ -299,7 +300,7 @@ def _team(routes: APIRouter, workspace: Workspace) -> None:
         try:
             secret = team.reset_password(workspace, found.name, who.name)
         except UserError as error:
-            return page(who, 400, problem=_sentence(error))
+            return page(who, 400, problem=sentence(error))
         return page(who, link=f"{_origin(request)}{access.entrance(secret, '/account')}",
                     done=f"The password of {found.name} is gone. This link lets them in once, for "
                          f"{team.INVITATION_DAYS} days, to choose a new one.",
@@ -322,7 +323,7 @@ def _team(routes: APIRouter, workspace: Workspace) -> None:
         except NotFound:
             raise
         except UserError as error:
-            return page(who, 400, problem=_sentence(error))
+            return page(who, 400, problem=sentence(error))
         still = team.account(workspace, who.name)
         if not still.active or still.role != who.role:  # it was one's own account
             return _to("/signin")
@@ -352,11 +353,6 @@ def _to(path: str) -> RedirectResponse:
 
 def _take(fields: dict[str, str], *names: str) -> list[str]:
     return [fields.get(name, "") for name in names]
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _duration(seconds: float) -> str:

@@ -26,11 +26,13 @@ from tunesmith.service import charts
 from tunesmith.service.access import Viewer
 from tunesmith.service.pages import moment, render
 from tunesmith.service.security import REPORT_POLICY
+from tunesmith.service.tails import Tails, last_line
 
 if TYPE_CHECKING:
     from tunesmith.store.runs import Run
     from tunesmith.store.workspace import Adapter, Workspace
 
+METRICS = "metrics.jsonl"
 RUNS_SHOWN = 50
 NODES_SHOWN = 60
 MOST_POINTS = 300
@@ -57,22 +59,25 @@ def router(workspace: Workspace) -> APIRouter:
 # ---- runs
 
 def _runs(routes: APIRouter, workspace: Workspace) -> None:
+    tails = Tails()
+
     @routes.get("/runs")
     def runs(who: Viewer) -> str:
         newest = workspace.runs()[:-RUNS_SHOWN - 1:-1]
-        return render("runs.html", who=who, pending=any(run.status == "running" and run.alive for run in newest),
-                      runs=[(run, status(run), (run.metrics() or [{}])[-1]) for run in newest])
+        states = [status(run) for run in newest]
+        return render("runs.html", who=who, pending="running" in states,
+                      runs=[(run, state, last_line(run.folder / METRICS)) for run, state in zip(newest, states)])
 
     @routes.get("/runs/{id}")
     def one(id: str, who: Viewer) -> str:
         run = workspace.run(id)
-        metrics, now = run.metrics(), status(run)
+        found, events, now = tails.curves(run.folder / METRICS), run.events(), status(run)
         made = [a for a in workspace.adapters() if a.lineage.get("run") == run.id]
         cost = next((a.lineage["cost"] for a in made if a.lineage.get("cost")), None)
-        return render("run.html", who=who, run=run, status=now, pending=now == "running", curves=curves(metrics),
-                      last=metrics[-1] if metrics else {}, took=_took(run), made=made,
+        return render("run.html", who=who, run=run, status=now, pending=now == "running", curves=plots(found.series),
+                      last=found.last, took=_took(run, now, events), made=made,
                       cost=_flat(cost or (run.usage() or [{}])[-1]), settings=_flat(run.settings),
-                      inputs=_flat(run.inputs), summary=_flat(run.summary), events=_events(run))
+                      inputs=_flat(run.inputs), summary=_flat(run.summary), events=_events(events))
 
     @routes.get("/api/runs/{id}", response_class=JSONResponse)
     def numbers(id: str, who: Viewer, after: Annotated[int, Query(ge=-1)] = -1) -> dict[str, Any]:
@@ -88,20 +93,16 @@ def status(run: Run) -> str:
     return "lost" if run.status == "running" and not run.alive else run.status
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A plot for each metric that has two numbers or more: its name, the last figure and the picture."""
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for line in metrics:
-        for key, value in line.items():
-            if key != "step" and isinstance(value, int | float) and not isinstance(value, bool):
-                lines.setdefault(key, []).append((float(line["step"]), float(value)))
-    plots: dict[str, list[svg.Series]] = {}
-    for key in sorted(lines, key=lambda key: (key.startswith("held_out"), key)):
+def plots(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> list[dict[str, Any]]:
+    """A plot for each metric (name -> its steps and values) that has two numbers or more: its name, the last figure and
+    the picture."""
+    found: dict[str, list[svg.Series]] = {}
+    for key in sorted(series, key=lambda key: (key.startswith("held_out"), key)):
         name = next((plot for plot, keys in TOGETHER.items() if key in keys), key)
         label = TOGETHER.get(name, {}).get(key, key)
-        plots.setdefault(name, []).append(svg.Series(label, _thinned(lines[key])))
-    order = sorted(plots, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
-    return [_plot(name, plots[name]) for name in order if any(len(s.points) > 1 for s in plots[name])][:MOST_CURVES]
+        found.setdefault(name, []).append(svg.Series(label, _thinned(*series[key])))
+    order = sorted(found, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return [_plot(name, found[name]) for name in order if any(len(s.points) > 1 for s in found[name])][:MOST_CURVES]
 
 
 def _plot(name: str, series: Sequence[svg.Series]) -> dict[str, Any]:
@@ -113,17 +114,18 @@ def _plot(name: str, series: Sequence[svg.Series]) -> dict[str, Any]:
             "svg": svg.lines(series, title=title, description=said, x_label="step", y_label="")}
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thinned(steps: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:
     """At most about `MOST_POINTS` points, evenly spread, the last one among them."""
-    stride = -(-len(points) // MOST_POINTS)
-    return points[::-1][::stride][::-1]
+    stride = max(1, -(-len(steps) // MOST_POINTS))
+    first = (len(steps) - 1) % stride
+    return list(zip(steps[first::stride], values[first::stride]))
 
 
-def _took(run: Run) -> str:
+def _took(run: Run, now: str, events: Sequence[Mapping[str, Any]]) -> str:
     """From its start to its last event, or to now while it runs; resumed runs count their pauses too."""
     begin = moment(run.created)
-    ended = [at for event in run.events()[-1:] if (at := moment(event.get("time")))]
-    end = datetime.now(UTC) if status(run) == "running" or not ended else ended[-1]
+    ended = [at for event in events[-1:] if (at := moment(event.get("time")))]
+    end = datetime.now(UTC) if now == "running" or not ended else ended[-1]
     if begin is None:
         return ""
     seconds = max(0, round((end - begin).total_seconds()))
@@ -131,11 +133,11 @@ def _took(run: Run) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
-def _events(run: Run) -> list[tuple[Any, str, str]]:
+def _events(events: Sequence[Mapping[str, Any]]) -> list[tuple[Any, str, str]]:
     """The newest events first: when, what, and what it says."""
     return [(e.get("time"), str(e.get("event", "")),
              ", ".join(f"{k}: {_said(v)}" for k, v in e.items() if k not in ("time", "event")))
-            for e in run.events()[:-31:-1]]
+            for e in events[:-31:-1]]
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

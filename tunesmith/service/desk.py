@@ -24,9 +24,11 @@ from tunesmith.service import markdown
 from tunesmith.service.access import LARGEST, Form, Labeler, Manager, Number, Person, SignedIn
 from tunesmith.service.diff import changes
 from tunesmith.service.pages import render
+from tunesmith.service.words import SPEAKERS, short
 from tunesmith.store import desk as store
 from tunesmith.store.audit import audit
 from tunesmith.store.checks import valid_name
+from tunesmith.store.sets import set_names
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
@@ -37,7 +39,6 @@ REASONS = {"inaccurate": "says something false, or leaves out what matters",
            "biased": "unfair to somebody, or one-sided",
            "unhelpful": "does not do what was asked",
            "other": "something else; say what in the note"}
-SPEAKERS = {"system": "Instructions to the model", "user": "Person", "assistant": "Model", "tool": "Tool"}
 
 ClientId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$")]
 Text = Annotated[str, Field(max_length=store.LONGEST_TEXT)]
@@ -91,8 +92,9 @@ def router(workspace: Workspace) -> APIRouter:
             return RedirectResponse(f"/desk/{valid_name(new.strip(), 'name of a desk')}/write", 303)
         found = [_own_counts(workspace, d, who) for d in store.desks(workspace)]
         waiting = {d.name: store.waiting(workspace, d.name, who.name, _role(who)) for d in found}
-        return render("desks.html", who=who, desks=[d for d in found if d.count or _sees_all(who)], waiting=waiting,
-                      writes=who.may("labeler"), sees_all=_sees_all(who))
+        shown = [d for d in found if d.count or _sees_all(who) or who.may("labeler")]
+        return render("desks.html", who=who, desks=shown, waiting=waiting, writes=who.may("labeler"),
+                      sees_all=_sees_all(who))
 
     @routes.get("/desk/{name}")
     def drafts(name: str, who: SignedIn, state: store.State | None = None, mine: bool = False,
@@ -104,7 +106,7 @@ def router(workspace: Workspace) -> APIRouter:
                       mine=mine, more=shown[PAGE - 1].seq if len(shown) > PAGE else 0, done=done,
                       waiting=store.waiting(workspace, name, who.name, _role(who)), writes=who.may("labeler"),
                       sees_all=_sees_all(who), publishes=who.may("manager"),
-                      sets=[s["name"] for s in workspace.group_sets()] if who.may("manager") else [],
+                      sets=set_names(workspace) if who.may("manager") else [],
                       free_name=_free_name(workspace, name))
 
     @routes.post("/desk/{name}/publish")
@@ -135,7 +137,7 @@ def router(workspace: Workspace) -> APIRouter:
     def one(name: str, id: str, who: SignedIn) -> str:
         draft = _draft(workspace, name, id, who)
         return render("draft.html", who=who, draft=draft, turns=_turns(draft), history=_history(draft),
-                      speakers=SPEAKERS, reasons=REASONS, decides=_decides(workspace, draft, who),
+                      reasons=REASONS, decides=_decides(workspace, draft, who),
                       revises=store.revisable(draft, who.name), reviewer=who.may("reviewer"),
                       waiting=store.waiting(workspace, name, who.name, _role(who)), longest=store.LONGEST_NOTE)
 
@@ -212,13 +214,8 @@ def _free_name(workspace: Workspace, desk: str) -> str:
 def _line(draft: store.Draft) -> dict[str, Any]:
     """One line of a list."""
     questions = [m.content for m in draft.current.messages if m.role == "user"]
-    return {"draft": draft, "question": _short(questions[-1] if questions else ""),
-            "answer": _short(draft.current.messages[-1].content)}
-
-
-def _short(text: str, longest: int = 160) -> str:
-    line = " ".join(text[:4 * longest].split())
-    return line if len(line) <= longest else f"{line[:longest - 1]}…"
+    return {"draft": draft, "question": short(questions[-1] if questions else ""),
+            "answer": short(draft.current.messages[-1].content)}
 
 
 def _turns(draft: store.Draft) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 Change = tuple[Literal["same", "gone", "new"], str]
-_WORDS = re.compile(r"\s+|\d+(?:[.,]\d+)+|\w+|[^\w\s]")
+_WORDS = re.compile(r"(?:\d+(?:[.,]\d+)+|\w+|[^\w\s])\s*|\s+")
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
-_MOST = 1_000_000
+_MOST = 250_000
 """Comparisons that a diff may cost; above it whole lines are compared, above that the texts as a whole."""
 
 

@@ -11,12 +11,14 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from tunesmith.store import health, team
+from tunesmith.service.words import short
+from tunesmith.store import health, team, work
+from tunesmith.store.audit import audit
 from tunesmith.store.project import gold, project
 from tunesmith.store.runs import now
 
@@ -35,8 +37,12 @@ MOMENT = 0.8
 REST = 10.0
 AT_ONCE = 2
 """Computations of a server at a time."""
+UNSETTLED = 1000
+"""The newest verdicts, which are counted again: others may still be committed between them."""
 KEPT = 500
 """Figures in memory; the oldest go first."""
+FIRST = 30
+"""Groups at the head of an order that are shown."""
 EXAMPLES = 200
 """Contested groups that are listed; all are counted."""
 
@@ -68,12 +74,16 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What counting finds, up to the verdict `seq`; `days` as in `health.day_counts`."""
+    """What counting finds, up to the verdict `seq`; `days` as in `health.day_counts`, `settled` those up to the verdict
+    `settled_seq`, in a set of `groups` groups."""
 
     seq: int
     at: str
     tally: health.Tally
     days: Counter[tuple[date, bool]]
+    settled: Counter[tuple[date, bool]]
+    settled_seq: int
+    groups: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,18 @@ class Change:
     lost: int
     verdicts: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """In which order the groups of a set that anybody judged should be asked, by the verdicts up to `seq`: how many
+    each rule ordered, and the first of them (the question, the priority, why)."""
+
+    seq: int
+    at: str
+    groups: int
+    rules: Mapping[str, int]
+    first: tuple[tuple[str, float, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +164,36 @@ class Board:
         project(self.workspace, set_name)
         return self._show(("without", set_name, labeler), state, lambda _: _without(self.workspace, set_name, labeler))
 
+    def ranked(self, set_name: str) -> Shown[Ranked]:
+        """The order in which another verdict teaches most.
+
+        Raises:
+            NotFound: naming the nearest set.
+        """
+        state = health.newest_verdict(self.workspace), team.quarantined(self.workspace)
+        project(self.workspace, set_name)
+        return self._show(("ranked", set_name), state, lambda _: _ranked(self.workspace, set_name, state[0])[0])
+
+    def reorder(self, set_name: str, by: str) -> Shown[Ranked]:
+        """Let groups be asked in that order from now on. Groups that nobody judged keep their place.
+
+        Raises:
+            NotFound: naming the nearest set.
+        """
+        project(self.workspace, set_name)
+        key, newest = ("reorder", set_name), health.newest_verdict(self.workspace)
+
+        def make(_: Any) -> Ranked:
+            found, priorities = _ranked(self.workspace, set_name, newest)
+            work.priorities(self.workspace, set_name, priorities)
+            audit(self.workspace, by, "queue.order", set_name, dict(found.rules))
+            return found
+
+        with self._lock:
+            self._kept.pop(key, None)  # it is done again, whatever was done before
+            self._failed.pop(key, None)
+        return self._show(key, newest, make)
+
     def _show(self, key: Any, state: Any, make: Callable[[Any], Any],
               patience: float | None = None) -> Shown[Any]:
         with self._lock:
@@ -164,9 +216,9 @@ class Board:
             start = time.monotonic()
             try:
                 value, problem = make(old), ""
-            except Exception as error:  # a page must say it instead of waiting for ever
+            except Exception:  # a page must say it instead of waiting for ever
                 log.exception("figures of %s", key)
-                value, problem = old, f"{type(error).__name__}: {error}"
+                value, problem = old, "it failed; the server's log says more"
             end = time.monotonic()
         with self._lock:
             if problem:
@@ -206,9 +258,29 @@ def _figures(workspace: Workspace, set_name: str, newest: int, below: float) -> 
 
 
 def _counts(workspace: Workspace, set_name: str, newest: int, old: Counts | None) -> Counts:
-    """Past days are counted once: only what came since is added."""
-    days = health.day_counts(workspace, set_name, old.seq if old else 0, newest)
-    return Counts(newest, now(), health.tally(workspace, set_name), (old.days if old else Counter()) + days)
+    """Past days are counted once, and the newest verdicts again each time: on PostgreSQL one with a lower number may be
+    committed after one with a higher. All are counted again when groups have joined, with verdicts of another set."""
+    groups = work.progress(workspace, set_name).count
+    known = old if old and old.groups == groups else None
+    before, since = (known.settled, known.settled_seq) if known else (Counter[tuple[date, bool]](), 0)
+    until = max(newest - UNSETTLED, since)
+    settled = before + health.day_counts(workspace, set_name, since, until)
+    days = settled + health.day_counts(workspace, set_name, until, newest)
+    return Counts(newest, now(), health.tally(workspace, set_name), days, settled, until, groups)
+
+
+def _ranked(workspace: Workspace, set_name: str, newest: int) -> tuple[Ranked, dict[str, float]]:
+    """The order, and the priority of every group that anybody judged."""
+    from tunesmith.feedback import ability, groups, queue
+
+    stored = {g.id: g for g in health.judged_groups(workspace, set_name)}
+    voices = groups.ranked(list(stored.values()), workspace.rankings(set_name), merged=False,
+                           without=team.quarantined(workspace))
+    found = queue.order(stored.values(), ability.fit(voices) if voices else None)
+    first = sorted(found, key=lambda id: -found[id].priority)[:FIRST]
+    return (Ranked(newest, now(), len(found), queue.rules(found), tuple(
+        (short(stored[id].prompt.messages[-1].content), found[id].priority, found[id].why) for id in first)),
+        {id: ordering.priority for id, ordering in found.items()})
 
 
 def _without(workspace: Workspace, set_name: str, labeler: str) -> Change:

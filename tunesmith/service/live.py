@@ -59,7 +59,6 @@ TAKEN_FROM = 10_000
 """Rows of a dataset among which a question is taken."""
 FIRST = 1000.0
 """The priority of a group that somebody waits for."""
-SPEAKERS = {"system": "Instructions to the model", "user": "Person", "assistant": "Model", "tool": "Tool"}
 
 
 class Turn(BaseModel):
@@ -117,7 +116,7 @@ def router(workspace: Workspace) -> APIRouter:
         known = writers(workspace, request.app.state.hub, who)
         taken = _taken(workspace, prompts) if prompts else None
         return render("live.html", who=who, writers=known, chooses=who.may("viewer"), set=SET, longest=LONGEST_TEXT,
-                      turns=taken.messages if taken else (), speakers=SPEAKERS, prompts=prompts,
+                      turns=taken.messages if taken else (), prompts=prompts,
                       datasets=[d.name for d in workspace.datasets() if d.kind == "prompts"][::-1])
 
     @routes.post("/api/live")
@@ -126,8 +125,9 @@ def router(workspace: Workspace) -> APIRouter:
         hub = request.app.state.hub
         prompt = body.prompt()
         name = valid_name(body.set, "name of a set") if who.may("manager") else SET
-        chosen = choose(await run_in_threadpool(writers, workspace, hub, who), body.models, body.answers)
-        streams = [await run_in_threadpool(_remote, workspace, w) if not w.own else _own(hub, w) for w in chosen]
+        if body.models and not who.may("viewer"):
+            raise Refusal("Who will rank must not choose who writes; leave models out.", status=403, param="models")
+        streams = await run_in_threadpool(_streams, workspace, hub, who, body)
         if who.name in busy:
             raise _still_busy()
         how = [Sampling(body.max_tokens, body.temperature, seed=secrets.randbelow(2**31)) for _ in streams]
@@ -186,6 +186,12 @@ def choose(known: Sequence[Writer], names: Sequence[str], count: int) -> list[Wr
 
 
 Stream = Callable[[Conversation, Sampling], Pieces]
+
+
+def _streams(workspace: Workspace, hub: Hub | None, who: Person, body: Question) -> list[Stream]:
+    """What writes each answer; it reads the database, so it is no work for the event loop."""
+    chosen = choose(writers(workspace, hub, who), body.models, body.answers)
+    return [_own(hub, w) if w.own and hub else _remote(workspace, w) for w in chosen]
 
 
 def _own(hub: Hub, writer: Writer) -> Stream:

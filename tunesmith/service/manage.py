@@ -33,6 +33,7 @@ from tunesmith.service.figures import MOMENT, Board, Change, Contested, Counts, 
 from tunesmith.service.markdown import plain
 from tunesmith.service.markdown import render as markdown
 from tunesmith.service.pages import render
+from tunesmith.service.words import NAMES, in_letters, sentence, short, upper
 from tunesmith.store import health, sets, team, work
 from tunesmith.store import project as projects
 from tunesmith.store.audit import audit, entries, verify_audit
@@ -41,18 +42,17 @@ from tunesmith.store.project import Project
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
-NAMES = "ABCDEFGHI"
 RATE_DAYS = 7
 GROUPS_SHOWN = 20
+GOLD_SHOWN = 200
 ENTRIES_SHOWN = 50
 TONES = {"fine": "finished", "talk": "stopped", "quarantine": "failed"}
 ADVICE = {"fine": "fine", "talk": "have a talk", "quarantine": "quarantine?"}
 
 
-def router(workspace: Workspace) -> APIRouter:
+def router(workspace: Workspace, board: Board) -> APIRouter:
     """The pages."""
     routes = APIRouter(default_response_class=HTMLResponse)
-    board = Board(workspace)
     _overview(routes, workspace, board)
     _labelers(routes, workspace, board)
     _contested(routes, workspace, board)
@@ -172,7 +172,7 @@ def _labelers(routes: APIRouter, workspace: Workspace, board: Board) -> None:
         except NotFound:
             raise
         except UserError as error:
-            return page(name, who, 400, problem=_sentence(error))
+            return page(name, who, 400, problem=sentence(error))
         return RedirectResponse(f"/manage/{quote(name)}/labelers?done=quarantine", 303)
 
     @routes.post("/manage/{name}/lift")
@@ -202,7 +202,7 @@ def _row(trust: Any, reference: float, held: Mapping[str, team.Quarantine], simu
     known = trust.others.n > 0 and isfinite(trust.others.value)
     return {"name": trust.labeler, "simulated": trust.labeler in simulated, "held": held.get(trust.labeler),
             "verdicts": trust.verdicts, "share": trust.share, "action": trust.action, "advice": ADVICE[trust.action],
-            "tone": TONES[trust.action], "reasons": [_upper(r) for r in trust.reasons],
+            "tone": TONES[trust.action], "reasons": [upper(r) for r in trust.reasons],
             "ability": _figure(ability, ".2f"), "ability_svg": charts.whisker(ability, (-1.25, 2.25), 1.0),
             "first": _figure(first, ".0%"), "first_svg": charts.whisker(first, (0, 1), 0.5),
             "others": _figure(trust.others, ".0%") if known else "",
@@ -278,25 +278,15 @@ def _contested(routes: APIRouter, workspace: Workspace, board: Board) -> None:
 def _contested_row(one: Contested, state: str) -> dict[str, Any]:
     said: dict[str, list[str]] = {}
     for vote in one.votes:
-        said.setdefault(_order(vote.tiers), []).append(vote.labeler)
+        said.setdefault(in_letters(vote.tiers), []).append(vote.labeler)
     return {"id": one.group.id, "certainty": one.certainty, "question": _question(one.group), "state": state,
             "votes": sorted(said.items(), key=lambda item: -len(item[1])),
-            "answers": [(NAMES[n], plain(_short(a.text, 400))) for n, a in enumerate(one.group.answers[:len(NAMES)])]}
-
-
-def _order(tiers: Tiers) -> str:
-    """A verdict in letters, in the stored order of the answers: "B > A = C"."""
-    return " > ".join(" = ".join(NAMES[i] if i < len(NAMES) else str(i) for i in sorted(tier)) for tier in tiers)
+            "answers": [(NAMES[n], plain(short(a.text, 400))) for n, a in enumerate(one.group.answers[:len(NAMES)])]}
 
 
 def _question(group: AnswerGroup) -> str:
     asked = [m.content for m in group.prompt.messages if m.role == "user"]
-    return _short(asked[-1] if asked else "", 220)
-
-
-def _short(text: str, longest: int) -> str:
-    line = " ".join(text[:4 * longest].split())
-    return line if len(line) <= longest else f"{line[:longest - 1]}…"
+    return short(asked[-1] if asked else "", 220)
 
 
 # ---- settings
@@ -406,7 +396,7 @@ def _guidelines(routes: APIRouter, workspace: Workspace) -> None:
         except NotFound:
             raise
         except UserError as error:
-            return page(name, who, text, status=400, problem=_sentence(error))
+            return page(name, who, text, status=400, problem=sentence(error))
         return RedirectResponse(f"/manage/{quote(name)}/guidelines?saved={version}", 303)
 
 
@@ -418,7 +408,7 @@ def _gold(routes: APIRouter, workspace: Workspace) -> None:
         if find.strip():
             return RedirectResponse(f"/manage/{quote(name)}/gold/{quote(find.strip(), safe='')}", 303)
         known = projects.gold(workspace, name)
-        chosen = [(workspace.group(id), _order(tiers)) for id, tiers in list(known.items())[:200]]
+        chosen = [(workspace.group(id), in_letters(tiers)) for id, tiers in list(known.items())[:GOLD_SHOWN]]
         groups = sets.some_groups(workspace, name, start, GROUPS_SHOWN + 1)
         return HTMLResponse(render(
             "gold.html", who=who, name=name, tab="gold", count=len(known), pending=False,
@@ -443,7 +433,7 @@ def _gold(routes: APIRouter, workspace: Workspace) -> None:
         except NotFound:
             raise
         except UserError as error:
-            return _question_page(workspace, name, group, who, places, 400, _sentence(error))
+            return _question_page(workspace, name, group, who, places, 400, sentence(error))
         return RedirectResponse(f"/manage/{quote(name)}/gold", 303)
 
 
@@ -489,7 +479,7 @@ def _audit(routes: APIRouter, workspace: Workspace) -> None:
                 count, head = verify_audit(workspace)
                 good = f"The chain holds: {count} entries, up to {head[:16]}."
             except StorageError as error:
-                bad = _sentence(error)
+                bad = sentence(error)
         rows = [(e, ", ".join(f"{key}: {_said(value)}" for key, value in (e.detail or {}).items()))
                 for e in found[:ENTRIES_SHOWN]]
         return render("audit.html", who=who, rows=rows, first=not before, good=good, bad=bad,
@@ -500,15 +490,3 @@ def _said(value: Any) -> str:
     if isinstance(value, list) and len(value) == 2:
         return f"{_said(value[0])} → {_said(value[1])}"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else str(value)
-
-
-# ---- small things
-
-def _sentence(error: Exception) -> str:
-    text = _upper(str(error))
-    return text if text.endswith((".", "?")) else f"{text}."
-
-
-def _upper(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"
-

@@ -11,9 +11,9 @@ into the structure of the page around it.
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -23,8 +23,16 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
-LONGEST = 200_000
+LONGEST = 100_000
 """Characters; a longer text is shown as it was written."""
+MOST_LINES = 5000
+MOST_CELLS = 5000
+MOST_OPENED = 5000
+MOST_MARKED = 10_000
+"""Lines, cells of tables, opening brackets and marks of emphasis; a text with more is shown as it was written. A short
+text can ask for a table of a million cells, and at every bracket the parser looks for a link up to the end."""
+CACHED = 16 * 2**20
+"""Characters that are kept, of texts and of what became of them."""
 
 _TAGS = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ol", "ul", "li", "a", "table", "thead",
          "tbody", "tr", "th", "td", "span"}
@@ -43,13 +51,57 @@ _SUSPECT = re.compile(f"(([\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\xad\\u0600-\\u0605
                       "\\U000e0000-\\U000e0fff])\\2*)")
 
 
-@lru_cache(maxsize=512)
+class _Kept:
+    """What was rendered lately."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Markup] = {}
+        self.size = 0
+        self.lock = threading.Lock()
+
+    def get(self, text: str) -> Markup:
+        with self.lock:
+            found = self.pages.pop(text, None)
+            if found is not None:
+                self.pages[text] = found  # the newest again
+                return found
+        found = _render(text)
+        with self.lock:
+            if text not in self.pages:
+                self.pages[text] = found
+                self.size += len(text) + len(found)
+            while self.size > CACHED:
+                old = next(iter(self.pages))
+                self.size -= len(old) + len(self.pages.pop(old))
+        return found
+
+
+_KEPT = _Kept()
+
+
 def render(text: str) -> Markup:
     """Markdown as safe HTML; a single line break stays a line break."""
-    if len(text) > LONGEST:
+    return _KEPT.get(text)
+
+
+def _render(text: str) -> Markup:
+    if len(text) > LONGEST or text.count("\n") > MOST_LINES or _cells(text) > MOST_CELLS or \
+            text.count("[") > MOST_OPENED or sum(map(text.count, "*_~`")) > MOST_MARKED:
         return plain(text)
     text = text.replace("\x00", "\ufffd")
     return Markup(_outside_tags(_CLEANER.clean(_PARSER.render(text))))
+
+
+def _cells(text: str) -> int:
+    """At most so many cells have the tables of a text: every line under a row of dashes is filled up to its columns."""
+    cells = columns = 0
+    for line in text.splitlines():
+        if not line.strip(" \t>"):
+            columns = 0
+        elif "-" in line and not line.strip(" \t>|:-"):
+            columns = max(columns, line.count("|") + 1)
+        cells += columns
+    return cells
 
 
 def plain(text: str) -> Markup:

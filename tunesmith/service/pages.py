@@ -8,6 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tunesmith import __version__
+from tunesmith.service.assets import ADDRESS
+from tunesmith.service.words import NAMES, SPEAKERS
 
 _ENVIRONMENT = Environment(loader=PackageLoader("tunesmith.service"), autoescape=True, undefined=StrictUndefined,
                            trim_blocks=True, lstrip_blocks=True)
@@ -51,4 +53,10 @@ def brief(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-_ENVIRONMENT.filters.update(when=when, age=age, brief=brief)
+_ENVIRONMENT.globals.update(static=ADDRESS, SPEAKERS=SPEAKERS, NAMES=NAMES)
+def capped(count: int, most: int = 1000) -> str:
+    """A count that may be larger than was counted."""
+    return f"{count}+" if count >= most else str(count)
+
+
+_ENVIRONMENT.filters.update(capped=capped, when=when, age=age, brief=brief)

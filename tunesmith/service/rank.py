@@ -10,6 +10,7 @@ Left out: notes between labelers, remapping of keys (they can be switched off).
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -26,14 +27,14 @@ from tunesmith.service.markdown import plain
 from tunesmith.service.markdown import render as markdown
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal, describe
+from tunesmith.service.words import NAMES
 from tunesmith.store import mine, team, work
-from tunesmith.store.project import Project, acknowledge, acknowledged, guidelines, project
-from tunesmith.store.sets import set_names, sets_of, some_groups
+from tunesmith.store.project import Project, acknowledge, acknowledged, guidelines, guidelines_of, project, unread
+from tunesmith.store.sets import set_names, some_groups
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
-NAMES = "ABCDEFGHI"
 SKIP_REASONS = ("I cannot judge this", "The conversation is unclear", "An answer is broken or cut off",
                 "I do not want to read this")
 FLAGS = ("harmful", "false", "private data", "off topic", "insulting or biased", "sexual or violent", "broken")
@@ -80,6 +81,7 @@ class Submission(BaseModel):
     rationale: str = Field("", max_length=4000)
     seconds: float = Field(0.0, ge=0, le=7 * 86400)
     guidelines: int = Field(0, ge=0, le=LARGEST)
+    """Ignored: the server knows which version this labeler has read."""
     trace: Trace = Trace()
 
     def ranking(self, labeler: str) -> Ranking:
@@ -171,8 +173,10 @@ def router(workspace: Workspace) -> APIRouter:
         ranking = body.ranking(who.name)
         if not body.revises and not body.token:
             raise _invalid("token", "a verdict needs the token of its claim, or the id of the verdict it revises")
-        if body.guidelines and not body.revises:
-            _have_read(workspace, ranking)
+        read, needed = guidelines_of(workspace, body.group, who.name, body.token)
+        if read < needed and not body.revises:
+            raise _read_first(needed)
+        ranking = replace(ranking, guidelines=read)
         try:
             new = work.submit(workspace, ranking, body.token).new
         except Conflict as error:
@@ -183,6 +187,8 @@ def router(workspace: Workspace) -> APIRouter:
     @routes.post("/api/sets/{name}/claims", status_code=201, response_class=JSONResponse)
     def claim(name: str, who: Labeler) -> Any:
         """For programs: a group to judge, null when none is left."""
+        if version := unread(workspace, name, who.name):
+            raise _read_first(version)
         found = work.claim(workspace, name, who.name, who.role)
         if found is None:
             return {"claim": None}
@@ -199,6 +205,12 @@ def router(workspace: Workspace) -> APIRouter:
     def release(token: str, who: Labeler) -> dict[str, Any]:
         work.release(workspace, token, who.name)
         return {"released": True}
+
+    @routes.get("/api/sets/{name}/guidelines", response_class=JSONResponse)
+    def rules(name: str, who: Labeler) -> dict[str, Any]:
+        """For programs: what the page shows before the first group; version 0 if there is nothing to read."""
+        version, text = guidelines(workspace, name) or (0, "")
+        return {"version": version, "text": text, "read": acknowledged(workspace, name, who.name)}
 
     @routes.post("/api/sets/{name}/guidelines", response_class=JSONResponse)
     def read(name: str, body: Read, who: Labeler) -> dict[str, Any]:
@@ -272,15 +284,9 @@ def _conflict(error: Conflict) -> JSONResponse:
     return JSONResponse(body, 409)
 
 
-def _have_read(workspace: Workspace, ranking: Ranking) -> None:
-    """
-    Raises:
-        Refusal: no set with this group has such guidelines that the labeler read.
-    """
-    sets = sets_of(workspace, ranking.group)
-    if not any(acknowledged(workspace, name, ranking.labeler) >= ranking.guidelines for name in sets):
-        raise Refusal(f"Read version {ranking.guidelines} of the guidelines first: open the page again.", status=403,
-                      param="guidelines", code="guidelines")
+def _read_first(version: int) -> Refusal:
+    return Refusal(f"Read version {version} of the guidelines first: open the page again, or for programs GET and POST "
+                   "/api/sets/NAME/guidelines.", status=403, param="guidelines", code="guidelines")
 
 
 def _alone(workspace: Workspace) -> bool:

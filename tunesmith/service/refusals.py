@@ -8,6 +8,7 @@ Programs (`/v1`, `/api`) get OpenAI's error body, people get a page:
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -18,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from tunesmith.errors import NotFound, TunesmithError, UserError
+from tunesmith.errors import NotFound, StorageError, TunesmithError, UserError
 from tunesmith.service.pages import render
 
 log = logging.getLogger("tunesmith.service")
@@ -71,6 +72,8 @@ def describe(error: Exception, request: Request | None = None) -> tuple[int, dic
     message = "Something failed inside the server; its log says more under this x-request-id."
     if isinstance(error, Refusal):
         status, message, param, code = error.status, str(error), error.param, error.code
+    elif isinstance(error, StorageError):
+        status, message = error.status, _without_places(error, request)
     elif isinstance(error, TunesmithError):
         status, message, code = error.status, str(error), "not_found" if isinstance(error, NotFound) else None
     elif isinstance(error, RequestValidationError):
@@ -80,6 +83,13 @@ def describe(error: Exception, request: Request | None = None) -> tuple[int, dic
     kind = error.kind if isinstance(error, Refusal) and error.kind else (
         "invalid_request_error" if status < 500 else "server_error")
     return status, {"message": message, "type": kind, "param": param, "code": code}
+
+
+def _without_places(error: StorageError, request: Request | None) -> str:
+    """What is wrong with the storage, for anybody: not where it lies, nor what the system said of it (in brackets)."""
+    text = re.sub(r" *\(.*\)", "", str(error), flags=re.DOTALL)
+    root = str(request.app.state.workspace.root) if request is not None and "app" in request.scope else ""
+    return text.replace(f"{root}: ", "").replace(root, "the workspace") if root else text
 
 
 def _plain(error: HTTPException, request: Request | None) -> str:

@@ -2,7 +2,6 @@
 
     /sources                    a file in the browser; the servers that may write answers
     POST /api/uploads           the file itself, as it is (application/octet-stream)
-    /sources/queue/NAME         which groups of a set are asked first, and why
 
 A file is written to disk as it comes, read as data, and removed; it is never served, so nothing in it is ever a page.
 Its name only tells its kind and stands in messages. Larger files than `LARGEST` are for `tunesmith import`.
@@ -14,6 +13,7 @@ import asyncio
 import os
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,16 +30,14 @@ from tunesmith.service.access import Admin, Form, Manager, Person, require
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal
 from tunesmith.service.remote import RemoteEngine
-from tunesmith.store import desk, formats, sets, work
+from tunesmith.store import desk, formats, sets
 from tunesmith.store.audit import audit
 from tunesmith.store.checks import valid_name
 from tunesmith.store.endpoints import Endpoint, add_endpoint, check_endpoint, endpoints, find_endpoint, remove_endpoint
 from tunesmith.store.faults import storing
 from tunesmith.store.files import ENDINGS
-from tunesmith.store.project import project
 
 if TYPE_CHECKING:
-    from tunesmith.feedback.queue import Ordering
     from tunesmith.store.workspace import Workspace
 
 LARGEST = 128 * 2**20
@@ -49,8 +47,6 @@ AT_ONCE = 2
 FOLDER = ".uploads"
 OLD_SECONDS = 3600.0
 TRY_SECONDS = 30.0
-SHOWN = 30
-"""Groups at the head of a queue that its page shows."""
 
 Kind = Literal["answers", "prompts", "demonstrations", "comparisons", "rankings"]
 KINDS: dict[str, tuple[str, str]] = {
@@ -68,10 +64,11 @@ def router(workspace: Workspace) -> APIRouter:
     reading = asyncio.Semaphore(AT_ONCE)
     _sweep(workspace.root / FOLDER)
 
-    def page(who: Person, problem: str = "", done: str = "", said: str = "") -> str:
+    def page(who: Person, problem: str = "", done: str = "", said: str = "",
+             typed: Mapping[str, str] | None = None) -> str:
         return render("sources.html", who=who, kinds=KINDS, endings=ENDINGS, largest=LARGEST // 2**20,
                       endpoints=[_shown(e) for e in endpoints(workspace)], sets=sets.set_names(workspace)[::-1],
-                      problem=problem, done=done, said=said, listed=outbound.LISTED)
+                      problem=problem, done=done, said=said, listed=outbound.LISTED, typed=typed or {})
 
     @routes.get("/sources")
     def sources(who: Manager) -> str:
@@ -102,7 +99,7 @@ def router(workspace: Workspace) -> APIRouter:
             outbound.Policy().check(target)
             add_endpoint(workspace, endpoint, who.name)
         except UserError as error:
-            return HTMLResponse(page(who, problem=str(error)), 400)
+            return HTMLResponse(page(who, problem=str(error), typed=form), 400)
         return HTMLResponse(page(who, done=f"{endpoint.name} may write answers now. Try it before you rely on it."))
 
     @routes.post("/sources/endpoints/try")
@@ -120,50 +117,7 @@ def router(workspace: Workspace) -> APIRouter:
         remove_endpoint(workspace, name := form.get("name", ""), who.name)
         return page(who, done=f"{name} is forgotten. What it wrote stays.")
 
-    @routes.get("/sources/queue/{name}")
-    def queue(name: str, who: Manager) -> str:
-        return _queue_page(workspace, name, who)
-
-    @routes.post("/sources/queue/{name}")
-    def order(name: str, who: Manager, form: Form) -> str:
-        found = _orderings(workspace, name)
-        work.priorities(workspace, name, {id: o.priority for id, (_, o) in found.items()})
-        audit(workspace, who.name, "queue.order", name, _rules(found))
-        return _queue_page(workspace, name, who, found, done="From now on groups are asked in this order.")
-
     return routes
-
-
-# ---- the order of a set
-
-Found = dict[str, tuple[AnswerGroup, "Ordering"]]
-
-
-def _orderings(workspace: Workspace, name: str) -> Found:
-    """Every group of a set with its place in the queue and the reason, the first first; by the verdicts so far."""
-    from tunesmith.feedback import ability
-    from tunesmith.feedback import queue as rules
-    from tunesmith.feedback.groups import ranked
-
-    groups = {g.id: g for g in workspace.groups(name)}
-    verdicts = ranked(list(groups.values()), workspace.rankings(name), merged=False)
-    fit = ability.fit(verdicts) if verdicts else None
-    found = rules.order(groups.values(), fit)
-    return {id: (groups[id], found[id]) for id in sorted(found, key=lambda id: -found[id].priority)}
-
-
-def _rules(found: Found) -> dict[str, int]:
-    from tunesmith.feedback import queue as rules
-
-    return rules.rules({id: ordering for id, (_, ordering) in found.items()})
-
-
-def _queue_page(workspace: Workspace, name: str, who: Person, found: Found | None = None, done: str = "") -> str:
-    found = _orderings(workspace, name) if found is None else found
-    first = [{"question": " ".join(g.prompt.messages[-1].content[:600].split())[:160], "why": o.why,
-              "priority": o.priority} for g, o in list(found.values())[:SHOWN]]
-    return render("sources_queue.html", who=who, name=name, first=first, rules=_rules(found), count=len(found),
-                  random=project(workspace, name).order == "random", done=done)
 
 
 # ---- files

@@ -22,6 +22,7 @@ from tunesmith.store import tables as db
 from tunesmith.store.checks import valid_labeler, valid_name
 from tunesmith.store.database import pack
 from tunesmith.store.fields import in_order
+from tunesmith.store.health import judged_groups
 from tunesmith.store.runs import now
 from tunesmith.store.team import quarantined
 from tunesmith.store.verdicts import shuffled
@@ -39,6 +40,8 @@ LONGEST_TEXT = 200_000
 LONGEST_NOTE = 4_000
 MOST_TURNS = 200
 CHUNK = 1000
+MOST_COUNTED = 1000
+"""Waiting drafts that are counted for a page: to count them all takes long, and nobody needs to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def bring(workspace: Workspace, desk: str, set_name: str, author: str) -> int:
         if ranking.purpose not in ("gold", "repeat") and ranking.labeler not in out:
             last.setdefault(ranking.group, {})[ranking.labeler] = ranking
     found = []
-    for group in workspace.groups(set_name):
+    for group in judged_groups(workspace, set_name):
         given = [r for r in last.get(group.id, {}).values() if r.tiers or r.all_bad]
         if not given or any(r.all_bad or not r.tiers for r in given):
             continue
@@ -190,7 +193,9 @@ def review(workspace: Workspace, draft_id: str, decision: Review, *, role: str, 
             return False
         if not (decision.verdict == "pending" and decision.edited and revisable(draft, decision.reviewer)):
             check_reviewer(draft, decision.reviewer, role, others=_other_reviewers(c, decision.reviewer))
-        if len(draft.reviews) != seen:
+        if seen > len(draft.reviews):
+            raise DataError(f"seen is {seen}, but the draft has {len(draft.reviews)} reviews")
+        if seen < len(draft.reviews):
             last = draft.reviews[-1]
             raise Conflict(f"{last.reviewer} decided on this draft in the meantime ({last.verdict}); yours is not "
                            "stored. Open the draft again to see theirs.")
@@ -315,10 +320,14 @@ def listed(workspace: Workspace, desk: str, state: State | None = None, author: 
 
 
 def waiting(workspace: Workspace, desk: str, reviewer: str, role: str) -> int:
-    """How many drafts wait that this person may decide on."""
+    """How many drafts wait that this person may decide on; `MOST_COUNTED` if there are more."""
     with workspace.database.read() as c:
-        query = _for(c, desk, reviewer, role).with_only_columns(sa.func.count())
-        return c.scalar(query.order_by(None)) or 0
+        return _count(c, _for(c, desk, reviewer, role))
+
+
+def _count(c: sa.Connection, query: sa.Select[Any]) -> int:
+    some = query.with_only_columns(db.drafts.c.seq).order_by(None).limit(MOST_COUNTED).subquery()
+    return c.scalar(sa.select(sa.func.count()).select_from(some)) or 0
 
 
 def following(workspace: Workspace, desk: str, reviewer: str, role: str, after: int | None = None,
@@ -333,8 +342,8 @@ def following(workspace: Workspace, desk: str, reviewer: str, role: str, after: 
     with workspace.database.read() as c:
         query = _for(c, desk, reviewer, role).with_only_columns(db.drafts.c.id).limit(1)
         if after is None:
-            count = c.scalar(_for(c, desk, reviewer, role).with_only_columns(sa.func.count()).order_by(None)) or 1
-            start = shuffled(reviewer) % count if _other_reviewers(c, reviewer) else 0
+            alone = not _other_reviewers(c, reviewer)
+            start = 0 if alone else shuffled(reviewer) % (_count(c, _for(c, desk, reviewer, role)) or 1)
             return c.scalar(query.offset(start))
         order = seq.desc() if back else seq
         query = query.order_by(None).order_by(order)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import sqlalchemy as sa
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 LONGEST = 100_000
 """Characters of a guideline text."""
+MANY = 5000
+"""Groups of a set that are opened or closed in one write."""
 
 
 class Project(BaseModel):
@@ -75,25 +78,34 @@ def set_project(workspace: Workspace, set_name: str, settings: Project, by: str)
     """
     valid_labeler(by)
 
-    def work(c: sa.Connection) -> None:
+    def work(c: sa.Connection) -> tuple[int, bool]:
         seq = set_seq(c, set_name)
+        c.execute(sa.select(db.sets.c.seq).where(db.sets.c.seq == seq).with_for_update())  # waits for claims under way
         before = read_project(c, seq).model_dump()
-        _set_project(c, seq, settings)
+        row = {"settings": pack(settings.model_dump())}
+        if not insert_once(c, db.projects, {"set_seq": seq}, row):
+            c.execute(sa.update(db.projects).where(db.projects.c.set_seq == seq).values(row))
         changed = {key: [before[key], value] for key, value in settings.model_dump().items() if before[key] != value}
         if changed:
             audit.append(c, by, "settings", set_name, changed)
+        return seq, "overlap" in changed or not changed  # the same once more repairs what a crash left half done
 
-    workspace.database.write(work)
+    seq, again = workspace.database.write(work)
+    start: int | None = 0 if again else None
+    while start is not None:
+        start = workspace.database.write(partial(_reopen, seq=seq, start=start))
 
 
-def _set_project(c: sa.Connection, seq: int, settings: Project) -> None:
-    c.execute(sa.select(db.sets.c.seq).where(db.sets.c.seq == seq).with_for_update())  # waits for claims under way
-    row = {"settings": pack(settings.model_dump())}
-    if not insert_once(c, db.projects, {"set_seq": seq}, row):
-        c.execute(sa.update(db.projects).where(db.projects.c.set_seq == seq).values(row))
-    m = db.members.c
-    free = sa.and_(m.gold == "", m.taken < settings.overlap)
-    c.execute(sa.update(db.members).where(m.set_seq == seq, m.open != free).values(open=free))
+def _reopen(c: sa.Connection, seq: int, start: int) -> int | None:
+    """Open or close the groups from a position on by the overlap as it is now; where to go on, None at the end. A whole
+    set in one write would keep everybody's verdicts waiting for seconds; claims made meanwhile look at the overlap."""
+    c.execute(sa.select(db.sets.c.seq).where(db.sets.c.seq == seq).with_for_update())
+    m, end = db.members.c, start + MANY
+    free = sa.and_(m.gold == "", m.taken < read_project(c, seq).overlap)
+    c.execute(sa.update(db.members).where(m.set_seq == seq, m.position >= start, m.position < end, m.open != free)
+              .values(open=free))
+    more = c.scalar(sa.select(m.position).where(m.set_seq == seq, m.position >= end).limit(1))
+    return None if more is None else end
 
 
 def set_gold(workspace: Workspace, set_name: str, group_id: str, tiers: Tiers | None, by: str) -> None:
@@ -207,6 +219,34 @@ def acknowledged(workspace: Workspace, set_name: str, labeler: str) -> int:
     with workspace.database.read() as c:
         return c.scalar(sa.select(sa.func.max(a.version)).where(
             a.set_seq == set_seq(c, set_name), a.labeler == labeler)) or 0
+
+
+def unread(workspace: Workspace, set_name: str, labeler: str) -> int:
+    """The newest version of a set's guidelines if a labeler has not read it; 0 if they have, or if there are none.
+
+    Raises:
+        NotFound: naming the nearest set.
+    """
+    g, a = db.guidelines.c, db.acknowledgements.c
+    with workspace.database.read() as c:
+        seq = set_seq(c, set_name)
+        newest = c.scalar(sa.select(sa.func.max(g.version)).where(g.set_seq == seq)) or 0
+        read = newest and c.scalar(sa.select(a.version).where(
+            a.set_seq == seq, a.version == newest, a.labeler == labeler))
+    return 0 if read else newest
+
+
+def guidelines_of(workspace: Workspace, group_id: str, labeler: str, token: str = "") -> tuple[int, int]:
+    """For a verdict: the newest version of the guidelines that the labeler has read, and the newest when the group was
+    claimed; of the set of the claim, or without its token of the labeler's newest claim on the group."""
+    k, g, a = db.claims.c, db.guidelines.c, db.acknowledgements.c
+    which = k.token == token if token else sa.and_(k.group_id == group_id, k.labeler == labeler)
+    claim = sa.select(k.set_seq, k.created).where(which).order_by(k.seq.desc()).limit(1).subquery().c
+    read = sa.select(sa.func.max(a.version)).where(a.set_seq == claim.set_seq, a.labeler == labeler)
+    then = sa.select(sa.func.max(g.version)).where(g.set_seq == claim.set_seq, g.created <= claim.created)
+    with workspace.database.read() as c:
+        row = c.execute(sa.select(read.scalar_subquery(), then.scalar_subquery())).one()
+    return row[0] or 0, row[1] or 0
 
 
 def _newest(c: sa.Connection, seq: int, version: int | None = None) -> tuple[int, str] | None:
