@@ -13,6 +13,7 @@ from tunesmith import cli
 from tunesmith.errors import TunesmithError
 from tunesmith.quickstart import builtin, story
 from tunesmith.records import Ranking
+from tunesmith.store import work
 from tunesmith.store.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -86,9 +87,10 @@ def rank_by_length(root: Path, groups: str, count: int) -> None:
     """What the person of the tour does in the studio: the shorter the better."""
     with Workspace.open(root) as workspace:
         for number in range(count):
-            group = workspace.next_group(groups, "me")
-            order = sorted(range(len(group.answers)), key=lambda i: len(group.answers[i].text))
-            workspace.add_ranking(Ranking(f"tour-{number}", group.id, "me", tuple((i,) for i in order), tuple(order)))
+            claim = work.claim(workspace, groups, "me")
+            order = sorted(claim.shown, key=lambda i: len(claim.group.answers[i].text))
+            ranking = Ranking(f"tour-{number}", claim.group.id, "me", tuple((i,) for i in order), claim.shown)
+            work.submit(workspace, ranking, claim.token)
 
 
 def test_the_tour_in_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):

@@ -44,7 +44,7 @@ LISTINGS = {
     "runs": ("training runs", ("ls", "show", "resume")),
     "adapters": ("adapters: where they come from, in and out", ("ls", "show", "fresh", "export", "import",
                                                                   "rm")),
-    "data": ("datasets and sets of answers", ("ls", "show", "export")),
+    "data": ("datasets and sets of answers", ("ls", "show", "export", "move")),
 }
 
 
@@ -90,6 +90,8 @@ def parser() -> Parser:
             command.add_argument("--out", metavar="PATH", default="", help="export: the new file or folder")
             command.add_argument("--names", action="store_true", help="export: keep the labelers' names")
             command.add_argument("--licence", metavar="NAME", default="", help="export: for the card")
+            command.add_argument("--to", metavar="URL", default="", help="move: the PostgreSQL database that the "
+                                 "workspace shall live in, or sqlite for its own folder; nobody may work meanwhile")
         if noun == "adapters":
             command.add_argument("--format", metavar="NAME", default="peft", help="export: peft, vllm (PEFT that vLLM "
                                  "serves), merged (a transformers model), gguf-lora, gguf-base, gguf (default: peft)")
@@ -496,6 +498,8 @@ def _data(command: argparse.Namespace, terminal: Terminal) -> None:
         return terminal.result({"data": rows}, table(rows))
     if command.action == "export":
         return _export(command, terminal, workspace)
+    if command.action == "move":
+        return _move(command, terminal, workspace)
     d = workspace.dataset(_which(command))
     first = next(iter(d.rows())).to_dict()
     shown = {"name": d.name, "kind": d.kind, "rows": d.count, "fingerprint": d.fingerprint, "source": d.source,
@@ -514,6 +518,19 @@ def _export(command: argparse.Namespace, terminal: Terminal, workspace: Workspac
                {"format": command.format, "rows": made.rows, "names": command.names})
     terminal.result({"path": str(made.path), "rows": made.rows, "skipped": dict(made.skipped)},
                     f"{made.path}: {made.rows} rows{_skipped(made.skipped)}")
+
+
+def _move(command: argparse.Namespace, terminal: Terminal, workspace: Workspace) -> None:
+    from tunesmith.store.move import SQLITE, move
+    from tunesmith.store.workspace import VARIABLE
+
+    if not command.to:
+        raise SettingsError("tunesmith data move needs --to URL (of an empty PostgreSQL database) or --to sqlite")
+    workspace.close()
+    rows = move(workspace.root, command.to)
+    then = f"unset {VARIABLE}" if command.to == SQLITE else f"set {VARIABLE} to its URL"
+    terminal.result({"moved": rows}, f"{sum(rows.values()):,} rows of {len(rows)} tables moved and compared; from now "
+                                     f"on {then}")
 
 
 def _keys(command: argparse.Namespace, terminal: Terminal) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith import __version__
 from tunesmith.contracts import Engine, Progress, Sampling, Scorer
-from tunesmith.errors import DataError, NotFound, SettingsError, UserError
+from tunesmith.errors import DataError, NotFound, SettingsError, UserError, nearest
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate.compare import Checks, answer_all, compare, save
 from tunesmith.evaluate.report import Metric
@@ -43,7 +43,8 @@ from tunesmith.settings import (
 )
 from tunesmith.statistics import mean_interval
 from tunesmith.store import desk, exchange, foreign, formats
-from tunesmith.store.project import project
+from tunesmith.store.project import gold, project
+from tunesmith.store.sets import differing, set_names
 from tunesmith.store.team import quarantined
 from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
 
@@ -159,7 +160,10 @@ def import_answers(shop: Shop, settings: ImportSettings) -> tuple[int, dict[str,
     """A file of prompts with several answers -> a set that waits for people to rank it: new groups, what was left
     out."""
     found = formats.read(settings.file, "answers")
-    return shop.workspace.add_groups(settings.name, found.rows), found.skipped  # type: ignore[arg-type]
+    groups = [row for row in found.rows if isinstance(row, AnswerGroup)]
+    others = differing(shop.workspace, groups)
+    kept = {"here already with other details (it stays as it is)": others} if others else {}
+    return shop.workspace.add_groups(settings.name, groups), {**found.skipped, **kept}
 
 
 def import_judgements(shop: Shop, settings: ImportSettings) -> tuple[int, int, dict[str, int]] | None:
@@ -229,23 +233,43 @@ def _remote(workspace: Workspace, settings: CollectSettings) -> Engine:
 def comparisons(workspace: Workspace, name: str, without: Sequence[str] = ()) -> list[AnswerGroup]:
     """What people said of a set's groups, or an imported dataset's rows: one group per ranking.
 
-    Labelers named in `without` are left out, and so are, of a set, those in quarantine.
+    Labelers named in `without` are left out, and so are, of a set, those in quarantine; test questions never train.
 
     Raises:
         NotFound: neither a set nor a dataset has this name.
-        UserError: nobody has ranked yet, or only people who are left out.
+        UserError: nobody has ranked yet, or only people who are left out; or `without` names somebody who did not.
     """
     if name in _sets(workspace):
-        out = {*without, *quarantined(workspace)}
-        groups = ranked(workspace.groups(name), workspace.rankings(name), without=out, merged=False)
+        groups = _ranked(workspace, name, without)
         if not groups:
+            out = {*without, *quarantined(workspace)}
             why = f" (left out: {', '.join(sorted(out))})" if out else ""
             raise UserError(f"nobody has ranked a group of {name} yet{why}; run: tunesmith studio --groups {name}")
         return groups
     dataset = workspace.dataset(name)
     if dataset.kind not in ("comparisons", "rankings"):
         raise UserError(f"{name} holds {dataset.kind}, not comparisons or rankings")
-    return [g for g in dataset.rows() if g.labeler not in without]
+    rows = list(dataset.rows())
+    _known_labelers(without, {g.labeler for g in rows}, name)
+    return [g for g in rows if g.labeler not in without]
+
+
+def _ranked(workspace: Workspace, name: str, without: Sequence[str]) -> list[AnswerGroup]:
+    """What is said of a set's groups by those who are not left out; empty if that is nobody."""
+    rankings, tests = workspace.rankings(name), gold(workspace, name)
+    _known_labelers(without, {r.labeler for r in rankings}, name)
+    groups = [g for g in workspace.groups(name) if g.id not in tests]
+    return ranked(groups, rankings, without={*without, *quarantined(workspace)}, merged=False)
+
+
+def _known_labelers(wanted: Sequence[str], known: set[str], name: str) -> None:
+    """
+    Raises:
+        UserError: one of the names judged nothing of these data: leaving it out would change nothing, unnoticed.
+    """
+    if strange := [who for who in wanted if who not in known]:
+        raise UserError(f'"{strange[0]}" has judged nothing of {name}, so nothing can be left out'
+                        f"{nearest(strange[0], known)}")
 
 
 def agreed(workspace: Workspace, settings: RewardSettings | PreferSettings) -> Agreed:
@@ -548,15 +572,17 @@ def curves(workspace: Workspace, name: str) -> dict[str, Any]:
         pending += adapter.lineage.get("parents", {}).values()
         if run.command == "reward" and "reward" not in out:
             out["reward"] = {"training": run.metrics(), **run.summary.get("held_out", {}),
-                             **_agreement(workspace, run.settings["comparisons"])}
+                             **_agreement(workspace, run.settings["comparisons"], run.settings.get("without", ()))}
         elif run.command not in out:
             out[run.command] = run.metrics()
     return out
 
 
-def _agreement(workspace: Workspace, name: str) -> dict[str, Any]:
-    """How often two labelers of these comparisons agreed, if two ever judged the same group."""
-    found = agreement(comparisons(workspace, name)).percent
+def _agreement(workspace: Workspace, name: str, without: Sequence[str]) -> dict[str, Any]:
+    """How often two labelers of these comparisons agreed, if two ever judged the same group; nothing, where all are in
+    quarantine by now."""
+    of_set = name in _sets(workspace)
+    found = agreement(_ranked(workspace, name, without) if of_set else comparisons(workspace, name, without)).percent
     return {"agreement": found.to_dict()} if found.n else {}
 
 
@@ -649,7 +675,7 @@ def _engine(base: Base, workspace: Workspace, names: Sequence[str]) -> LocalEngi
 
 
 def _sets(workspace: Workspace) -> set[str]:
-    return {str(s["name"]) for s in workspace.group_sets()}
+    return set(set_names(workspace))
 
 
 def _limited(dataset: Dataset, limit: int) -> list[Prompt]:

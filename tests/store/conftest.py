@@ -24,3 +24,12 @@ def workspace(request, tmp_path, monkeypatch):
         yield w
         assert violations(w) == []
 
+
+@pytest.fixture
+def other(request, workspace, tmp_path):
+    """A second empty workspace, on the same kind of database."""
+    url = "" if workspace.database.sqlite else request.getfixturevalue("postgres").database()
+    with Workspace.open(tmp_path / "other", database=url) as w:
+        yield w
+        assert violations(w) == []
+

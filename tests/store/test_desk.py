@@ -10,13 +10,6 @@ from tunesmith.records import Answer, AnswerGroup, Demonstration, Message, Promp
 from tunesmith.store import desk, team
 from tunesmith.store import tables as db
 from tunesmith.store.desk import Review
-from tunesmith.store.workspace import Workspace
-
-
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace.open(tmp_path / "ws") as w:
-        yield w
 
 
 def demo(question="What is the rate?", answer="7.5 percent.", **rest):

@@ -5,7 +5,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -225,7 +224,7 @@ def test_groups_join_a_set_once_in_order(workspace):
 
 def test_rankings_are_kept_whole_and_once(workspace):
     workspace.add_groups("s", [group(0), group(1)])
-    full = verdict("id-1", group(0), tiers=((2,), (0, 1)), shown=(2, 1, 0), all_bad=True, flags={"rude": [1]},
+    full = verdict("id-1", group(0), tiers=((2,), (0, 1)), shown=(2, 1, 0), all_bad=True, flags={"1": ["rude"]},
                    ratings=(1.0, 2.0, 3.5), seconds=4.25)
     skip = Ranking("id-2", group(1).id, "bob", skipped="I cannot tell")
     assert workspace.add_ranking(full) and workspace.add_ranking(skip)
@@ -242,7 +241,6 @@ def test_latest_rankings_supersede(workspace):
     assert workspace.add_rankings([old, other, new, bob, old]) == 4
     assert workspace.rankings("s") == [old, other, new, bob]
     assert workspace.rankings("s", latest=True) == [other, new, bob]
-    assert [workspace.judged("s", who) for who in ("ann", "bob", "eve")] == [2, 1, 0]
 
 
 BAD_VERDICTS = {
@@ -253,7 +251,18 @@ BAD_VERDICTS = {
     "needs tiers, ratings, all_bad, or the reason": {"tiers": ()},
     "is not an order of answers 0 to 2": {"shown": (0, 1, 1)},
     "2 ratings for 3 answers": {"ratings": (1.0, 2.0)},
-    "cannot be stored": {"flags": {"x": float("nan")}},
+    "cannot be stored": {"trace": {"x": float("nan")}},
+    '"seconds" of a ranking must be a number of at least 0, got \'12\'': {"seconds": "12"},
+    '"seconds" of a ranking': {"seconds": float("inf")},
+    '"flags" of a ranking must be lists of texts': {"flags": ["x"]},
+    "answer 3 is flagged": {"flags": {"3": ["rude"]}},
+    '"ratings" of a ranking must be numbers from 1 to 7': {"ratings": (1.0, 2.0, 8.0)},
+    '"ratings" of a ranking': {"ratings": ("a", "b", "c")},
+    '"trace" of a ranking': {"trace": 3},
+    '"margin" of a ranking must be 0 to 4': {"margin": 5},
+    '"purpose" of a ranking': {"purpose": "fun"},
+    '"tiers" of a ranking': {"tiers": (("0",), (True,))},
+    '"all_bad" of a ranking': {"all_bad": "yes"},
     "a labeler's name has 1 to 64": {"labeler": " "},
     "a labeler's name has": {"labeler": "x" * 65},
 }
@@ -291,41 +300,6 @@ def test_a_person_and_a_simulation_never_share_a_name(workspace):
     with pytest.raises(DataError, match='"sim" is a simulated labeler'):
         workspace.add_ranking(verdict("2", group(1), "sim"))
     assert workspace.labelers() == [Labeler("sim", simulated=True)]
-
-
-def test_next_group_shows_every_group_once_to_each_labeler(workspace):
-    groups = [group(n) for n in range(20)]
-    workspace.add_groups("s", groups)
-    orders = {}
-    for labeler in ("ann", "bob"):
-        order = []
-        while (g := workspace.next_group("s", labeler)) is not None:
-            assert g == workspace.next_group("s", labeler)
-            reason = "skipped" if len(order) % 3 == 0 else ""
-            workspace.add_ranking(verdict(f"{labeler}{len(order)}", g, labeler, () if reason else ((0,), (1,)),
-                                          skipped=reason))
-            order.append(g.id)
-        assert sorted(order) == sorted(g.id for g in groups)
-        orders[labeler] = order
-    assert orders["ann"] != orders["bob"] and orders["ann"] != [g.id for g in groups]
-    with pytest.raises(NotFound):
-        workspace.next_group("t", "ann")
-
-
-def test_next_group_is_quick_among_many(workspace):
-    workspace.add_groups("s", [group(n, 2) for n in range(5_000)])
-    g = workspace.next_group("s", "ann")
-    workspace.add_ranking(verdict("1", g, tiers=((0,), (1,))))
-    started = time.perf_counter()
-    for _ in range(20):
-        assert workspace.next_group("s", "ann").id != g.id
-    assert (time.perf_counter() - started) / 20 < 0.02
-    if not workspace.database.sqlite:
-        return  # it plans by statistics, which a new table lacks
-    with workspace.database.read() as c:  # an index finds it, whatever the size of the set
-        plan = c.exec_driver_sql("EXPLAIN QUERY PLAN SELECT group_id FROM members WHERE set_seq = 1 AND shuffled >= 5 "
-                                 "ORDER BY shuffled, group_id LIMIT 1").all()
-    assert "ix_members_set_seq_shuffled_group_id" in str(plan) and "TEMP B-TREE" not in str(plan)
 
 
 # ---- adapters

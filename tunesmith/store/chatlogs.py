@@ -12,7 +12,7 @@ from typing import Any
 
 from tunesmith.errors import DataError
 from tunesmith.records import Conversation, Message, Role
-from tunesmith.store.fields import SPEAKERS, Skip, read_list, short
+from tunesmith.store.fields import SPEAKERS, Skip, read_list, read_speaker
 from tunesmith.store.files import Row, kind_of
 
 MOST_NODES = 100_000
@@ -27,13 +27,7 @@ def read_log(row: Row, key: str) -> Conversation:
     """
     turns = []
     for n, turn in enumerate(read_list(row[key], key)):
-        where = f"{key}[{n}]"
-        if not isinstance(turn, Mapping):
-            raise DataError(f'"{where}" must be an object, it is {kind_of(turn)}')
-        name, text = ("from", "value") if "from" in turn else ("role", "content")
-        role = SPEAKERS.get(str(turn.get(name, "")).lower())
-        if role is None:
-            raise DataError(f'"{name}" must be one of {", ".join(SPEAKERS)}, got {short(turn.get(name))} ({where})')
+        role, text = read_speaker(turn, f"{key}[{n}]")
         turns.append((role, turn.get(text)))
     return _question(turns)
 

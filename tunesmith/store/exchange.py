@@ -10,38 +10,35 @@
 
 A set of answer groups goes with its verdicts; a dataset as it is. Names of labelers become labeler-1, labeler-2, ...
 except in "tunesmith", or where they are asked for. Pairs hold what training sees: each labeler's last verdict, without
-test questions, second looks, skips and quarantined labelers. What a format cannot hold is counted by reason. Left out:
+test questions, second looks, skips and quarantined labelers, what is left unranked losing to the rest. What a format
+cannot hold is counted by reason. Left out:
 streaming (a set is in memory once), times of verdicts, and taking names out of free texts.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import NotFound, SettingsError, UserError, nearest
-from tunesmith.records import AnswerGroup, Conversation, Demonstration, Prompt, Ranking, Tiers, turns
-from tunesmith.store import foreign
+from tunesmith.errors import DataError, SettingsError, UserError, nearest
+from tunesmith.records import AnswerGroup, Conversation, Ranking, fingerprint, turns
+from tunesmith.store import foreign, sheets
 from tunesmith.store.faults import storing
-from tunesmith.store.team import quarantined
+from tunesmith.store.material import Material, pseudonymous, standing, trained
+from tunesmith.store.material import material as find
+from tunesmith.store.sets import differing
+from tunesmith.store.team import SHELL, quarantine, quarantined
+from tunesmith.store.verdicts import first_refused, newest_verdicts
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
-
-UNTRAINED = ("gold", "repeat")
-"""Purposes of verdicts that never train."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What makes a spreadsheet read a cell as a formula."""
-
 
 @dataclass
 class Exported:
@@ -50,20 +47,6 @@ class Exported:
     path: Path
     rows: int
     skipped: Counter[str]
-
-
-@dataclass
-class Material:
-    """What is exported: groups with verdicts, or the rows of a dataset."""
-
-    name: str
-    licence: str = ""
-    source: str = ""
-    groups: Sequence[AnswerGroup] = ()
-    rankings: Mapping[str, list[Ranking]] = field(default_factory=dict)
-    rows: Sequence[Any] = ()
-    quarantined: frozenset[str] = frozenset()
-    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def export(workspace: Workspace, name: str, format: str, out: str | Path, *, names: bool = False,
@@ -84,10 +67,10 @@ def export(workspace: Workspace, name: str, format: str, out: str | Path, *, nam
     out = Path(out).expanduser().absolute()
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out")
-    material = _material(workspace, name)
+    material = find(workspace, name)
     material.licence = material.licence or licence
     if not names and format != "tunesmith":
-        material = _pseudonymous(material)
+        material = pseudonymous(material)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         with storing(out.parent):
@@ -106,74 +89,51 @@ def load(workspace: Workspace, path: str | Path, name: str, source: str = "") ->
     """Put a foreign export into a set: (new groups, new verdicts, what was left out).
 
     Raises:
-        DataError: a bad row, with file and line; a verdict's id or labeler that is taken by another.
+        DataError: a bad row, with file and line; a verdict's id or labeler that is taken by another. Nothing is stored.
         UserError: a bad name.
     """
     found = foreign.read(path, source)
+    if found.format != "tunesmith":
+        found = _as_changes(workspace, found)
+    with workspace.database.read() as c:
+        if bad := first_refused(c, found.rankings):
+            raise DataError(bad[1], Path(path), found.lines[bad[0]])
+    if others := differing(workspace, found.groups.values()):
+        found.skipped["a group that is here already with other details (it stays as it is)"] += others
     groups = workspace.add_groups(name, list(found.groups.values()))
     verdicts = sum(workspace.add_rankings(found.rankings[n:n + 1000]) for n in range(0, len(found.rankings), 1000))
+    for labeler in sorted(found.quarantined - quarantined(workspace)):
+        quarantine(workspace, labeler, "in quarantine where the data comes from", SHELL)
     return groups, verdicts, found.skipped
 
 
-# ---- what there is
+def _as_changes(workspace: Workspace, found: foreign.Judged) -> foreign.Judged:
+    """A tool's newest verdict of each labeler on each group, as a change of the one that is stored, if they differ.
 
-def _material(workspace: Workspace, name: str) -> Material:
-    sets = {s["name"] for s in workspace.group_sets()}
-    if name in sets:
-        verdicts: dict[str, list[Ranking]] = {}
-        for ranking in workspace.rankings(name):
-            verdicts.setdefault(ranking.group, []).append(ranking)
-        return Material(name, groups=workspace.groups(name), rankings=verdicts,
-                        quarantined=frozenset(quarantined(workspace)))
-    datasets = {d.name: d for d in workspace.datasets()}
-    if name not in datasets:
-        raise NotFound(f'no set and no dataset "{name}"{nearest(name, {*sets, *datasets})}')
-    found = datasets[name]
-    rows = list(found.rows())
-    groups = rows if found.kind in ("comparisons", "rankings") else ()
-    return Material(name, found.licence, found.source, groups, {}, () if groups else rows)
-
-
-def _pseudonymous(material: Material) -> Material:
-    """Names of people and of simulated labelers become numbers, in the order in which they came."""
-    numbers: dict[str, str] = {}
-
-    def hide(name: str) -> str:
-        return numbers.setdefault(name, f"labeler-{len(numbers) + 1}") if name else ""
-
-    verdicts = {id: [replace(r, labeler=hide(r.labeler)) for r in given] for id, given in material.rankings.items()}
-    groups = [replace(g, labeler=hide(g.labeler)) if g.labeler else g for g in material.groups]
-    hidden = frozenset(numbers[name] for name in material.quarantined if name in numbers)
-    return replace(material, groups=groups, rankings=verdicts, quarantined=hidden)
+    Such verdicts are named by what they say, so one that goes from A to B and back to A needs a name of its own.
+    """
+    last = {(r.group, r.labeler): n for n, r in enumerate(found.rankings)}
+    if earlier := len(found.rankings) - len(last):
+        found.skipped["an earlier verdict of the same labeler"] += earlier
+    rankings, lines = [], []
+    with workspace.database.read() as c:
+        stored = newest_verdicts(c, last)
+    for (group, labeler), n in last.items():
+        ranking, old = found.rankings[n], stored.get((group, labeler))
+        if old and replace(ranking, id=old.id, revises=old.revises) == old:
+            continue
+        if old:
+            ranking = replace(ranking, id=f"{found.format}-{fingerprint([ranking.id, old.id])}", revises=old.id)
+        rankings.append(ranking)
+        lines.append(found.lines[n])
+    return replace(found, rankings=rankings, lines=lines)
 
 
-def _trained(material: Material) -> Iterator[tuple[AnswerGroup, str, Tiers]]:
-    """(group, labeler, tiers) of every verdict that training sees."""
-    for group in material.groups:
-        if group.id not in material.rankings:
-            if group.tiers:
-                yield group, group.labeler, group.tiers
-            else:
-                material.skipped["a group without a verdict"] += 1
-        last: dict[str, Ranking] = {}
-        for ranking in material.rankings.get(group.id, []):
-            if ranking.purpose in UNTRAINED:
-                material.skipped["a verdict on a test question or a second look"] += 1
-            elif ranking.labeler in material.quarantined:
-                material.skipped["a verdict of a quarantined labeler"] += 1
-            else:
-                material.skipped["a verdict that was revised"] += ranking.labeler in last
-                last[ranking.labeler] = ranking
-        for labeler, ranking in last.items():
-            if ranking.tiers:
-                yield group, labeler, ranking.tiers
-            else:
-                material.skipped["a skipped group" if ranking.skipped else "a verdict without an order"] += 1
-
+# ---- pairs
 
 def _pairs(material: Material) -> Iterator[tuple[AnswerGroup, str, str, str]]:
     """(group, labeler, better text, worse text) of every two answers in different tiers."""
-    for group, labeler, tiers in _trained(material):
+    for group, labeler, tiers in trained(material):
         found = [(b, w) for n, tier in enumerate(tiers) for b in tier for below in tiers[n + 1:] for w in below]
         if not found:
             material.skipped["a verdict where all answers are tied"] += 1
@@ -193,8 +153,15 @@ def _tunesmith(material: Material, out: Path) -> int:
         return _lines(out, (row.to_dict() for row in material.rows))
     if not material.rankings and any(g.tiers or g.pairs or g.labels for g in material.groups):
         return _lines(out, (group.to_dict() for group in material.groups))  # a dataset: its own rows
-    return _lines(out, ({"group": g.to_dict(), "rankings": [r.to_dict() for r in material.rankings.get(g.id, [])]}
-                        for g in material.groups))
+    return _lines(out, (_with_verdicts(material, group) for group in material.groups))
+
+
+def _with_verdicts(material: Material, group: AnswerGroup) -> dict[str, Any]:
+    """Verdicts of people in quarantine go too, and say so: where they are imported they stay in quarantine."""
+    given = material.rankings.get(group.id, [])
+    held = sorted({r.labeler for r in given} & material.quarantined)
+    row = {"group": group.to_dict(), "rankings": [r.to_dict() for r in given]}
+    return {**row, "quarantined": held} if held else row
 
 
 def _trl(material: Material, out: Path) -> int:
@@ -212,23 +179,29 @@ def _openai(material: Material, out: Path) -> int:
 
 
 def _argilla(material: Material, out: Path) -> int:
-    """A response needs the id of a user: one made from the labeler's name. Ties have no place in these records."""
+    """A response needs the id of a user: one made from the labeler's name. Ties have no place in these records, and
+    ratings beside a ranking that was left out would be read as one, so they stay away too."""
     _only_groups(material, "argilla")
+    chats = any(len(g.prompt.messages) > 1 for g in material.groups)
     records = []
     for group in material.groups:
         responses: dict[str, list[dict[str, Any]]] = {}
-        for labeler, ranking in _standing(material, group):
+        for labeler, ranking in standing(material, group):
             user = str(uuid.uuid5(uuid.NAMESPACE_OID, f"tunesmith:{labeler}"))
-            if ranking.tiers and len(ranking.tiers) == len(group.answers):
-                order = [f"response-{tier[0] + 1}" for tier in ranking.tiers]
-                responses.setdefault("ranking", []).append({"value": order, "user_id": user})
-            elif ranking.tiers:
-                material.skipped["a verdict with ties or a partial one, for which Argilla's records have no place"] += 1
-            for n, rating in enumerate(ranking.ratings):
-                responses.setdefault(f"rating-{n + 1}", []).append({"value": int(rating), "user_id": user})
             if ranking.skipped:
                 material.skipped["a skipped group"] += 1
-        fields: dict[str, Any] = {"prompt": _one_text(group.prompt.messages)}
+                continue
+            if not ranking.tiers or len(ranking.tiers) == len(group.answers):
+                order = [f"response-{tier[0] + 1}" for tier in ranking.tiers]
+                if order:
+                    responses.setdefault("ranking", []).append({"value": order, "user_id": user})
+                _lost(material, ranking, "Argilla", but="ratings" if _whole(ranking.ratings) else "")
+                for n, rating in enumerate(ranking.ratings if _whole(ranking.ratings) else ()):
+                    responses.setdefault(f"rating-{n + 1}", []).append({"value": int(rating), "user_id": user})
+            else:
+                material.skipped["a verdict with ties or a partial one, for which Argilla's records have no place"] += 1
+        prompt = turns(group.prompt.messages) if chats else group.prompt.messages[0].content
+        fields: dict[str, Any] = {"prompt": prompt}
         fields.update({f"response-{n + 1}": a.text for n, a in enumerate(group.answers)})
         records.append({"id": group.id, "fields": fields, "metadata": {"split": group.prompt.split},
                         "suggestions": {}, "responses": responses, "vectors": {}})
@@ -242,12 +215,13 @@ def _labelstudio(material: Material, out: Path) -> int:
     tasks = []
     for number, group in enumerate(material.groups, 1):
         annotations: list[dict[str, Any]] = []
-        for labeler, ranking in _standing(material, group):
+        for labeler, ranking in standing(material, group):
             tied = any(len(tier) > 1 for tier in ranking.tiers)
             ids = [[str(i) for i in tier] for tier in ranking.tiers]
             ranker = {str(n): tier for n, tier in enumerate(ids, 1)} if tied else {"rank": [i for i, in ids]}
             result = [{"id": f"{group.id[:8]}{len(annotations)}", "from_name": "rank", "to_name": "items",
                        "type": "ranker", "value": {"ranker": ranker}}] if ids else []
+            _lost(material, ranking, "Label Studio")
             annotations.append({"result": result, "was_cancelled": bool(ranking.skipped), "ground_truth": False,
                                 "lead_time": ranking.seconds,
                                 "completed_by": people.setdefault(labeler, len(people) + 1)})
@@ -257,135 +231,16 @@ def _labelstudio(material: Material, out: Path) -> int:
     return _array(out, tasks)
 
 
-def _standing(material: Material, group: AnswerGroup) -> Iterable[tuple[str, Ranking]]:
-    """Each labeler's last verdict on a group; a dataset's own order as one."""
-    given = material.rankings.get(group.id, [])
-    if not given and group.tiers:
-        given = [Ranking("", group.id, group.labeler or "unknown", group.tiers)]
-    found: dict[str, Ranking] = {}
-    for ranking in given:
-        if ranking.purpose in UNTRAINED or ranking.labeler in material.quarantined:
-            material.skipped["a verdict that training does not see"] += 1
-        else:
-            found[ranking.labeler] = ranking
-    return found.items()
+def _whole(ratings: Sequence[float]) -> bool:
+    """Stars come in whole numbers; a rating that is none would be another one if it was cut."""
+    return all(float(r).is_integer() for r in ratings)
 
 
-# ---- tables
-
-def _table(material: Material) -> list[dict[str, Any]]:
-    """One row per verdict, per unjudged group, or per row of a dataset."""
-    if material.rows:
-        return [_plain_row(row) for row in material.rows]
-    rows = []
-    for group in material.groups:
-        base = {"group": group.id, "split": group.prompt.split, "domain": group.prompt.domain,
-                "prompt": turns(group.prompt.messages), "answers": [a.text for a in group.answers],
-                "models": [a.model for a in group.answers]}
-        for r in material.rankings.get(group.id, []):
-            rows.append({**base, "ranking": [list(t) for t in r.tiers], "labeler": r.labeler, "shown": list(r.shown),
-                         "all_bad": r.all_bad, "skipped": r.skipped, "ratings": list(r.ratings), "margin": r.margin,
-                         "flags": json.dumps(dict(r.flags), sort_keys=True), "rationale": r.rationale,
-                         "seconds": r.seconds, "purpose": r.purpose, "simulated": r.simulated,
-                         "quarantined": r.labeler in material.quarantined})
-        if group.id not in material.rankings:
-            rows.append({**base, "ranking": [list(t) for t in group.tiers], "labeler": group.labeler,
-                         "shown": list(group.shown), "all_bad": False, "skipped": "", "ratings": [], "margin": 0,
-                         "flags": "{}", "rationale": "", "seconds": 0.0, "purpose": "", "simulated": False,
-                         "quarantined": False})
-    return rows
-
-
-def _plain_row(row: Demonstration | Prompt) -> dict[str, Any]:
-    if isinstance(row, Demonstration):
-        return {"messages": turns(row.messages), "source": row.source, "licence": row.licence, "review": row.review,
-                "split": "train"}
-    return {"prompt": turns(row.messages), "domain": row.domain, "split": row.split,
-            "facts_json": json.dumps(dict(row.facts), sort_keys=True)}
-
-
-def _csv(material: Material, out: Path) -> int:
-    rows = _table(material)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(rows[0] if rows else [])
-    writer.writerows([safe_cell(value) for value in row.values()] for row in rows)
-    out.write_text(text.getvalue(), encoding="utf-8", newline="")
-    return len(rows)
-
-
-def safe_cell(value: Any) -> str:
-    """A value as the text of a cell. What a spreadsheet would compute gets an apostrophe in front."""
-    if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
-    text = str(value).replace("\0", "\ufffd")
-    return f"'{text}" if isinstance(value, str) and text.lstrip(" ").startswith(FORMULA) else text
-
-
-def _parquet(material: Material, out: Path) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = _table(material)
-    schema = _schema(pa, rows)
-    (out / "data").mkdir(parents=True)
-    counts: dict[str, int] = {}
-    for split in ("train", "dev", "test"):
-        part = [row for row in rows if row["split"] == split]
-        if part:
-            counts[split] = len(part)
-            pq.write_table(pa.Table.from_pylist(part, schema), out / "data" / f"{split}-00000-of-00001.parquet")
-    (out / "README.md").write_text(_card(material, rows, counts), encoding="utf-8")
-    return len(rows)
-
-
-def _schema(pa: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
-    turn = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    known = {"prompt": turn, "messages": turn, "answers": pa.list_(pa.string()), "models": pa.list_(pa.string()),
-             "ranking": pa.list_(pa.list_(pa.int32())), "shown": pa.list_(pa.int32()),
-             "ratings": pa.list_(pa.float64()), "margin": pa.int32(), "seconds": pa.float64(), "all_bad": pa.bool_(),
-             "simulated": pa.bool_(), "quarantined": pa.bool_()}
-    return pa.schema([(key, known.get(key, pa.string())) for key in (rows[0] if rows else {})])
-
-
-COLUMNS = {
-    "group": "names the prompt with its answers", "split": "train, dev or test", "domain": "what the prompt is about",
-    "prompt": "the conversation that waits for an answer", "messages": "the whole conversation",
-    "answers": "what was judged", "models": "which model wrote each answer, empty if unknown",
-    "ranking": "tiers of answers, best first, by their index from 0; answers in one tier are tied",
-    "labeler": "who judged", "shown": "the order on the page", "all_bad": "even the best is not acceptable",
-    "skipped": "why it was not judged", "ratings": "1 to 7 for each answer", "flags": "what is wrong, by answer (JSON)",
-    "margin": "how clearly the best wins, 1 to 4; 0 unsaid", "rationale": "why, in the labeler's words",
-    "seconds": "active time", "purpose": "gold: a test question, repeat: a second look, review: of a contested one",
-    "simulated": "a program, not a person", "quarantined": "left out of training", "source": "where it comes from",
-    "licence": "under which terms", "review": "accepted by a reviewer",
-    "facts_json": "what a programmatic judge needs"}
-
-
-def _card(material: Material, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> str:
-    """The dataset card: the Hub's front matter, then what a reader needs."""
-    labelers = {row["labeler"] for row in rows if row.get("labeler")}
-    files = "".join(f"\n  - split: {split}\n    path: {json.dumps(f'data/{split}-*')}" for split in counts)
-    front = (f"---\nlicense: {json.dumps(material.licence or 'other', ensure_ascii=False)}\n"
-             f"pretty_name: {json.dumps(material.name)}\ntags:\n- human-feedback\n- tunesmith\nconfigs:\n"
-             f"- config_name: default\n  data_files:{files}\n---\n")
-    simulated = len({row["labeler"] for row in rows if row.get("simulated")})
-    who = ""
-    if labelers:
-        people = f"{len(labelers)} labeler{'' if len(labelers) == 1 else 's'}"
-        who = (f"\n{people} judged{f', {simulated} simulated' if simulated else ''}. {_share(rows)} Free texts "
-               "(`rationale`, `skipped`) are as they were written.\n")
-    columns = "".join(f"| `{key}` | {COLUMNS[key]} |\n" for key in (rows[0] if rows else {}))
-    table = "".join(f"| {split} | {n} |\n" for split, n in counts.items())
-    return (f"{front}\n# {material.name}\n\nLicence: {_one_line(material.licence) or 'not stated'}. "
-            f"Source: {_one_line(material.source) or 'not stated'}.\n{who}\n| split | rows |\n|---|---:|\n{table}\n"
-            f"| column | meaning |\n|---|---|\n{columns}\nWritten by Tunesmith.\n")
-
-
-def _share(rows: Sequence[Mapping[str, Any]]) -> str:
-    counts = Counter(row["labeler"] for row in rows if row["labeler"])
-    _, most = counts.most_common(1)[0]
-    return f"The one with the most verdicts gave {most} of {counts.total()}."
+def _lost(material: Material, ranking: Ranking, tool: str, but: str = "") -> None:
+    """Count what a verdict says that the tool's format has no place for."""
+    for name in ("ratings", "all_bad", "flags", "rationale", "margin"):
+        if name != but and getattr(ranking, name):
+            material.skipped[f'"{name}" of a verdict, for which {tool} has no place'] += 1
 
 
 # ---- small things
@@ -399,10 +254,6 @@ def _one_text(messages: Conversation) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n\n".join(f"{m.role}: {m.content}" for m in messages)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _lines(out: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -421,4 +272,4 @@ def _array(out: Path, rows: Sequence[Mapping[str, Any]]) -> int:
 
 FORMATS: dict[str, Callable[[Material, Path], int]] = {
     "tunesmith": _tunesmith, "trl": _trl, "openai": _openai, "argilla": _argilla, "labelstudio": _labelstudio,
-    "parquet": _parquet, "csv": _csv}
+    "parquet": sheets.write_parquet, "csv": sheets.write_csv}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
+from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError
-from tunesmith.records import Conversation, Message, Role
+from tunesmith.records import AnswerGroup, Conversation, Message, Role, Source, Split
 from tunesmith.store.checks import valid_labeler
 from tunesmith.store.files import Row, kind_of
 
@@ -17,6 +20,8 @@ SPEAKERS: dict[str, Role] = {"system": "system", "human": "user", "user": "user"
                              "chatgpt": "assistant", "bot": "assistant", "bard": "assistant", "assistant": "assistant",
                              "tool": "tool", "function": "tool", "observation": "tool"}
 """What ShareGPT and other logs call the roles."""
+SPLITS: dict[str, Split] = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev",
+                            "test": "test", "eval": "test", "held-out": "test", "heldout": "test"}
 
 
 class Skip(Exception):
@@ -63,6 +68,17 @@ def in_order(messages: Conversation, where: str) -> Conversation:
         if m.role == "tool" and before not in ("assistant", "tool"):
             raise DataError(f'a "tool" message must follow an assistant turn ({where}[{n}])')
     return messages
+
+
+def read_speaker(turn: Any, where: str) -> tuple[Role, str]:
+    """Who speaks in a turn of a log, and the name of the field that holds what is said."""
+    if not isinstance(turn, Mapping):
+        raise DataError(f'"{where}" must be an object, it is {kind_of(turn)}')
+    key, text = ("from", "value") if "from" in turn else ("role", "content")
+    role = SPEAKERS.get(str(turn.get(key, "")).lower())
+    if role is None:
+        raise DataError(f'"{key}" must be one of {", ".join(SPEAKERS)}, got {short(turn.get(key))} ({where})')
+    return role, text
 
 
 def check_waiting(messages: Conversation, what: str) -> None:
@@ -146,9 +162,80 @@ def read_weight(row: Mapping[str, Any], where: str = "") -> float:
     weight = row.get("weight")
     if weight is None:
         return 1
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
         raise DataError(f'"weight" must be a number of at least 0, got {short(weight)}{_at("weight", where)}')
     return weight
+
+
+def read_group(value: Any) -> AnswerGroup:
+    """An answer group as Tunesmith writes it, every field checked; other names of the splits are understood.
+
+    Raises:
+        DataError: naming the field.
+    """
+    row = _object(value, "group")
+    prompt = _object(row.get("prompt"), "prompt")
+    for n, turn in enumerate(read_list(prompt.get("messages"), "prompt.messages")):
+        where = f"prompt.messages[{n}]"
+        if _object(turn, where).get("role") not in ("system", "user", "assistant", "tool"):
+            raise DataError(f'"role" must be system, user, assistant or tool, got {short(turn.get("role"))} ({where})')
+        read_raw(turn, "content", where)
+        read_weight(turn, where)
+    _object(prompt.get("facts", {}), "prompt.facts")
+    read_optional(prompt, "domain")
+    answers = read_list(row.get("answers"), "answers")
+    for n, answer in enumerate(answers):
+        where = f"answers[{n}]"
+        read_raw(_object(answer, where), "text", where)
+        read_optional(answer, "model")
+        _object(answer.get("sampling", {}), f"{where}.sampling")
+        _numbers(answer.get("tokens", []), f"{where}.tokens", whole=True)
+        _numbers(answer.get("logprobs", []), f"{where}.logprobs")
+    for name, length in (("labels", len(answers)), ("shown", len(answers))):
+        if (given := row.get(name)) and len(_numbers(given, name, whole=name == "shown")) != length:
+            raise DataError(f'"{name}" has {len(given)} entries for {length} answers')
+    if (shown := row.get("shown")) and sorted(shown) != list(range(len(answers))):
+        raise DataError(f'"shown" is not an order of answers 0 to {len(answers) - 1}')
+    tiers = row.get("tiers", [])
+    if not isinstance(tiers, list) or not all(isinstance(tier, list) for tier in tiers):
+        raise DataError(f'"tiers" must be lists of answers, got {short(tiers)}')
+    check_tiers([_numbers(tier, "tiers", whole=True) for tier in tiers], len(answers))
+    for n, pair in enumerate(row.get("pairs", [])):
+        where = f"pairs[{n}]"
+        sides = _numbers([_object(pair, where).get("better"), pair.get("worse")], where, whole=True)
+        check_tiers([sides], len(answers))
+        if not 0 <= _numbers([pair.get("p", 1)], where)[0] <= 1:
+            raise DataError(f'"p" must lie between 0 and 1, got {short(pair["p"])} ({where})')
+        read_weight(pair, where)
+    read_labeler(row)
+    read_weight(row)
+    if row.get("source", "imported") not in get_args(Source):
+        raise DataError(f'"source" must be one of {", ".join(get_args(Source))}, got {short(row["source"])}')
+    group = AnswerGroup.from_dict(row)
+    check_waiting(group.prompt.messages, "a prompt")
+    return replace(group, prompt=replace(group.prompt, split=read_split(prompt)))
+
+
+def read_split(row: Mapping[str, Any]) -> Split:
+    """Which part of the data it belongs to; train if unsaid."""
+    split = SPLITS.get(str(row.get("split", "train")).lower())
+    if split is None:
+        raise DataError(f'"split" must be train, dev or test, got {short(row["split"])}')
+    return split
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DataError(f'"{where}" must be an object, it is {kind_of(value)}')
+    return value
+
+
+def _numbers(value: Any, where: str, whole: bool = False) -> list[Any]:
+    if not isinstance(value, list) or not all(
+            isinstance(x, int if whole else int | float) and not isinstance(x, bool) and math.isfinite(x)
+            for x in value):
+        raise DataError(f'"{where}" must hold {"whole " * whole}numbers, got {short(value)}')
+    return value
 
 
 def short(value: Any) -> str:

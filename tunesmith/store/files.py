@@ -31,8 +31,10 @@ SMALL = 8 * 2**20
 PARQUET_ROWS = 64
 """Rows of Parquet unpacked at a time."""
 Row = Mapping[str, Any]
-_JSON_CELLS = {"messages", "conversations", "prompt", "chosen", "rejected", "completion", "answers", "ranking", "facts",
-               "conversation", "responses", "completions", "outputs", "candidates", "models"}
+_JSON_CELLS = {"messages", "conversations", "answers", "ranking", "facts", "conversation", "responses", "completions",
+               "outputs", "candidates", "models", "shown", "ratings", "labels", "pairs"}
+_TEXT_CELLS = {"prompt", "chosen", "rejected", "completion"}
+"""Texts, or messages written as JSON. A text may be JSON too: an answer of a model that was asked for it."""
 _SPACES = re.compile(r"[ \t\r\n]*")
 _NUMBER_CELLS = {"weight", "label"}
 
@@ -265,16 +267,18 @@ def _csv(f: BinaryIO, path: Path, delimiter: str) -> Iterator[tuple[int, Row]]:
 
 def _cell(name: str, cell: str, path: Path, line: int) -> Any:
     """A cell is text, except where the field holds a number, or JSON that begins like it."""
-    if name in _JSON_CELLS and cell.lstrip().startswith(("[", "{")):
+    if name in _JSON_CELLS | _TEXT_CELLS and cell.lstrip().startswith(("[", "{")):
         try:
-            return _DECODER.decode(cell)
+            value = _DECODER.decode(cell)
         except (ValueError, RecursionError):
             return cell
+        turns = isinstance(value, list) and all(isinstance(turn, dict) and "role" in turn for turn in value)
+        return value if turns or name in _JSON_CELLS else cell
     if name in _NUMBER_CELLS:
         if cell.strip().lower() in ("true", "false"):
             return cell.strip().lower() == "true"
         try:
-            return float(cell)
+            return _float(cell)
         except ValueError as e:
             raise DataError(f'"{name}" must be a number, got {cell[:40]!r}', path, line) from e
     return cell

@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError
 from tunesmith.records import (
     Answer,
@@ -32,8 +31,9 @@ from tunesmith.records import (
     fingerprint,
 )
 from tunesmith.store.checks import valid_labeler
-from tunesmith.store.fields import check_waiting, read_messages, read_text, short
+from tunesmith.store.fields import check_waiting, read_group, read_messages, read_text, short
 from tunesmith.store.files import Row, read_rows
+from tunesmith.store.verdicts import check_fit, check_ranking
 
 PROMPTS = ("prompt", "instruction", "question", "messages", "conversation", "chat", "input", "query", "context", "text")
 """Names of the field that holds what is answered, the most telling first."""
@@ -42,11 +42,14 @@ MOST_ANSWERS = 9
 
 @dataclass
 class Judged:
-    """Groups, the verdicts on them, and what was left out, by reason."""
+    """Groups, the verdicts on them with the lines where they stand, and what was left out, by reason; `quarantined`
+    are labelers whose verdicts did not count where they come from."""
 
     format: str
     groups: dict[str, AnswerGroup] = field(default_factory=dict)
     rankings: list[Ranking] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    quarantined: set[str] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
 
 
@@ -89,6 +92,10 @@ def read(path: str | Path, source: str = "") -> Judged:
             found = found or Judged(name, skipped=skipped)
             _check_whole(row)
             _READERS[name](row, found)
+            for ranking in found.rankings[len(found.lines):]:
+                check_ranking(ranking)
+                check_fit(ranking, len(found.groups[ranking.group].answers))
+                found.lines.append(line)
         except DataError as e:
             raise DataError(str(e), path, line) from e
         except KeyError as e:
@@ -118,16 +125,16 @@ def _check_whole(row: Row) -> None:
 # ---- Tunesmith
 
 def _tunesmith(row: Row, found: Judged) -> None:
-    group = AnswerGroup.from_dict(row["group"])
-    check_waiting(group.prompt.messages, "a prompt")
-    if not group.answers or not all(isinstance(a.text, str) for a in group.answers):
-        raise DataError("the group has no answers")
+    group = read_group(row["group"])
     found.groups[group.id] = group
+    held = row.get("quarantined", [])
+    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+        raise DataError(f'"quarantined" must be a list of names, got {short(held)}')
+    found.quarantined |= set(held)
     for ranking in row["rankings"]:
         ranking = Ranking.from_dict(ranking)
         if ranking.group != group.id:
             raise DataError(f"a verdict on {ranking.group} stands beside the group {group.id}")
-        check_tiers(ranking.tiers, len(group.answers))
         found.rankings.append(ranking)
 
 
@@ -317,8 +324,10 @@ def _rankable(group: AnswerGroup, found: Judged) -> bool:
 
 def _index(option: str, names: Sequence[str], loosely: bool = True) -> int | None:
     """Which answer an option or a question means: by name, else by the number at its end."""
+    if option in names:
+        return names.index(option)
     plain = [_plain(name) for name in names]
-    if _plain(option) in plain:
+    if _plain(option) and plain.count(_plain(option)) == 1:
         return plain.index(_plain(option))
     if not loosely:
         number = re.fullmatch(r"(?:response|answer|reply|completion|model|option)?[ _-]?(\d+)", option.strip().lower())
@@ -331,7 +340,7 @@ def _index(option: str, names: Sequence[str], loosely: bool = True) -> int | Non
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return "".join(c for c in name.casefold() if c.isalnum())
 
 
 def _add(found: Judged, group: AnswerGroup, labeler: str, tiers: Tiers, ratings: Mapping[int, float],
@@ -344,7 +353,6 @@ def _add(found: Judged, group: AnswerGroup, labeler: str, tiers: Tiers, ratings:
     if not (tiers or skipped):
         found.skipped["ratings of some answers only" if ratings else "a response without a ranking or rating"] += 1
         return
-    check_tiers(tiers, len(group.answers))
     scale = tuple(ratings[i] for i in range(len(group.answers))) if whole else ()
     if not all(1 <= r <= 7 for r in scale):
         scale = ()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -34,32 +35,30 @@ from tunesmith.records import (
     Prompt,
     Record,
     Role,
-    Split,
     Tiers,
 )
 from tunesmith.store import unranked
 from tunesmith.store.chatlogs import read_export, read_log
 from tunesmith.store.fields import (
-    SPEAKERS,
     Skip,
     check_waiting,
     in_order,
     read_answer,
+    read_group,
     read_instruction,
     read_labeler,
     read_list,
     read_messages,
     read_optional,
     read_raw,
+    read_speaker,
+    read_split,
     read_text,
     read_turns,
     read_weight,
     short,
 )
 from tunesmith.store.files import Row, kind_of, read_rows
-
-SPLITS: dict[str, Split] = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev",
-                            "test": "test", "eval": "test", "held-out": "test", "heldout": "test"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,7 @@ def read(path: str | Path, kind: str, largest: int = 0) -> Imported:
     notes: Counter[str] = Counter()
     rows: list[Record] = []
     seen: set[bytes] = set()
+    newest: dict[tuple[str, str], int] = {}
     layout: Layout | None = None
     for line, row in read_rows(path, skipped, largest):
         row = {key: value for key, value in row.items() if value is not None}
@@ -117,6 +117,12 @@ def read(path: str | Path, kind: str, largest: int = 0) -> Imported:
             skipped["exact duplicate"] += 1
             continue
         seen.add(mark)
+        if row.get("id") and layout.name == "rankings" and isinstance(record, AnswerGroup) and record.labeler:
+            place = newest.setdefault((record.id, record.labeler), len(rows))
+            if place < len(rows):  # a table that Tunesmith wrote holds every state of a verdict; the last one counts
+                skipped["a verdict that was revised"] += 1
+                rows[place] = record
+                continue
         rows.append(record)
         notes.update(_noticed(record, row))
     if layout is None or not rows:
@@ -173,13 +179,7 @@ def _alpaca(row: Row) -> Demonstration:
 def _sharegpt(row: Row) -> Demonstration:
     turns = []
     for n, turn in enumerate(read_list(row["conversations"], "conversations")):
-        where = f"conversations[{n}]"
-        if not isinstance(turn, Mapping):
-            raise DataError(f'"{where}" must be an object, it is {kind_of(turn)}')
-        key, text = ("from", "value") if "from" in turn else ("role", "content")
-        role = SPEAKERS.get(str(turn.get(key, "")).lower())
-        if role is None:
-            raise DataError(f'"{key}" must be one of {", ".join(SPEAKERS)}, got {short(turn.get(key))} ({where})')
+        role, text = read_speaker(turn, where := f"conversations[{n}]")
         turns.append(Message(role, read_text(turn, text, where)))
     if "system" in row and str(row["system"]).strip():
         turns.insert(0, Message("system", read_text(row, "system")))
@@ -232,13 +232,10 @@ def _export(row: Row) -> Prompt:
 
 def _prompt(messages: Conversation, row: Row) -> Prompt:
     check_waiting(messages, "a prompt")
-    split = SPLITS.get(str(row.get("split", "train")).lower())
-    if split is None:
-        raise DataError(f'"split" must be train, dev or test, got {short(row["split"])}')
     facts = row.get("facts", {})
     if not isinstance(facts, Mapping):
         raise DataError(f'"facts" must be an object, it is {kind_of(facts)}')
-    return Prompt(messages, read_optional(row, "domain"), split, facts)
+    return Prompt(messages, read_optional(row, "domain"), read_split(row), facts)
 
 
 # ---- comparisons
@@ -277,8 +274,8 @@ def _unpaired(row: Row) -> AnswerGroup:
     """A thumb or a rating: one answer with one label."""
     prompt = read_turns(row, "prompt", "user")
     label = row["label"]
-    if not isinstance(label, bool | int | float):
-        raise DataError(f'"label" must be true, false or a number, it is {kind_of(label)}')
+    if not isinstance(label, bool | int | float) or not math.isfinite(label):
+        raise DataError(f'"label" must be true, false or a number, got {short(label)}')
     return AnswerGroup(_prompt(prompt, row), (Answer(read_answer(row, "completion", prompt)),), labels=(float(label),),
                        labeler=read_labeler(row), weight=read_weight(row))
 
@@ -338,13 +335,36 @@ def _pair(prompt: Prompt, better: str, worse: str, row: Row) -> AnswerGroup:
 # ---- rankings
 
 def _ranking(row: Row) -> AnswerGroup:
+    """One verdict, or one row of a table that Tunesmith wrote: of that, what training would see."""
+    if row.get("purpose") in ("gold", "repeat"):
+        raise Skip("a verdict on a test question or a second look")
+    for key, why in (("quarantined", "a verdict of a quarantined labeler"), ("skipped", "a skipped group")):
+        if str(row.get(key, "")).lower() not in ("", "false"):
+            raise Skip(why)
     prompt = _prompt(read_turns(row, "prompt", "user"), row)
     answers = read_list(row["answers"], "answers")
-    if len(answers) < 2:
+    said = {key: row[key] for key in ("labels", "pairs") if row.get(key)}  # of a dataset
+    if not (row["ranking"] or said) and "id" in row:
+        raise Skip("a group without an order")
+    if len(answers) < 2 and not said:
         raise DataError(f'a ranking needs at least 2 answers, "answers" has {len(answers)}')
     texts = tuple(Answer(read_text({"answers": a}, "answers", f"answers[{n}]")) for n, a in enumerate(answers))
-    tiers = _tiers(row["ranking"], len(texts))
-    return AnswerGroup(prompt, texts, tiers, labeler=read_labeler(row), weight=read_weight(row))
+    tiers = () if said and not row["ranking"] else _tiers(row["ranking"], len(texts))
+    group = AnswerGroup(prompt, texts, tiers, labeler=read_labeler(row), weight=read_weight(row))
+    if any(row.get(key) for key in ("shown", "ratings", *said)) or str(row.get("all_bad", "")).lower() == "true":
+        bad = [0.0] * len(texts) if str(row.get("all_bad", "")).lower() == "true" else []
+        pairs = [dict(zip(("better", "worse", "p", "weight"), _pair_row(p))) for p in said.get("pairs", [])]
+        found = read_group({**group.to_dict(), "pairs": pairs, "shown": row.get("shown") or [],
+                            "labels": said.get("labels") or row.get("ratings") or bad})
+        return replace(found, prompt=prompt)
+    return group
+
+
+def _pair_row(pair: Any) -> list[Any]:
+    """[better, worse, p, weight] of a table, whose numbers are all floats."""
+    if not isinstance(pair, list) or len(pair) != 4:
+        raise DataError(f'"pairs" must hold lists of better, worse, probability, weight, got {short(pair)}')
+    return [int(x) if n < 2 and isinstance(x, float) and x.is_integer() else x for n, x in enumerate(pair)]
 
 
 def _tiers(ranking: Any, answers: int) -> Tiers:
@@ -366,14 +386,7 @@ def _group(row: Row) -> AnswerGroup:
     check_waiting(read_messages(row["prompt"].get("messages"), "prompt.messages"), "a prompt")
     for n, answer in enumerate(read_list(row["answers"], "answers")):
         read_text(answer if isinstance(answer, Mapping) else {}, "text", f"answers[{n}]")
-    try:
-        group = AnswerGroup.from_dict(row)
-        check_tiers(group.tiers, len(group.answers))
-        for pair in group.pairs:
-            check_tiers([(pair.better, pair.worse)], len(group.answers))
-    except (KeyError, TypeError, AttributeError, ValueError) as e:
-        raise DataError(f"not an answer group: {e}") from e
-    return group
+    return read_group(row)
 
 
 # ---- answers

@@ -31,14 +31,19 @@ def violations(workspace: Workspace, set_name: str = "", overlap_kept: bool = Tr
         overlap_kept: False where somebody lowered a project's overlap after work had begun.
     """
     with workspace.database.read() as c:
-        wanted = [set_seq(c, set_name)] if set_name else list(c.scalars(sa.select(db.sets.c.seq)))
-        members = c.execute(sa.select(db.members).where(db.members.c.set_seq.in_(wanted))).all()
-        claims = c.execute(sa.select(db.claims)).all()
-        settings = {row.set_seq: json.loads(row.settings) for row in c.execute(sa.select(db.projects))}
-        people = set(c.scalars(sa.select(db.labelers.c.name).where(sa.not_(db.labelers.c.simulated))))
-        quarantines = c.execute(sa.select(db.quarantines.c.labeler, db.quarantines.c.lifted_at)).all()
-        verdicts = [(row, json.loads(row.body)) for row in c.execute(sa.select(db.rankings).order_by(db.rankings.c.seq))
-                    if row.labeler in people]
+        return violations_in(c, set_name, overlap_kept)
+
+
+def violations_in(c: sa.Connection, set_name: str = "", overlap_kept: bool = True) -> list[str]:
+    """The same inside a transaction."""
+    wanted = [set_seq(c, set_name)] if set_name else list(c.scalars(sa.select(db.sets.c.seq)))
+    members = c.execute(sa.select(db.members).where(db.members.c.set_seq.in_(wanted))).all()
+    claims = c.execute(sa.select(db.claims)).all()
+    settings = {row.set_seq: json.loads(row.settings) for row in c.execute(sa.select(db.projects))}
+    people = set(c.scalars(sa.select(db.labelers.c.name).where(sa.not_(db.labelers.c.simulated))))
+    quarantines = c.execute(sa.select(db.quarantines.c.labeler, db.quarantines.c.lifted_at)).all()
+    verdicts = [(row, json.loads(row.body)) for row in c.execute(sa.select(db.rankings).order_by(db.rankings.c.seq))
+                if row.labeler in people]
     inside = {row.group_id for row in members}
     claims = [claim for claim in claims if claim.group_id in inside]
     verdicts = [(row, body) for row, body in verdicts if row.group_id in inside]

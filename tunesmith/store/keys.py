@@ -38,6 +38,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 """The scopes that the keys of a role may have. A key that had more before its account lost a role has them no more."""
 
 
+MOST_DAYS = 36525
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key. `hint` is what may be shown of it; `expires` and `revoked` are times, "" for never."""
@@ -59,7 +62,7 @@ class Key:
 
 def create_key(workspace: Workspace, account: str, name: str, scopes: Sequence[str], by: str,
                days: float = 0) -> tuple[Key, str]:
-    """A new key of an account and its secret; `days` 0 never expires.
+    """A new key of an account and its secret; `days` 0 never expires, no more than `MOST_DAYS`.
 
     Raises:
         NotFound: no such account.
@@ -75,6 +78,8 @@ def create_key(workspace: Workspace, account: str, name: str, scopes: Sequence[s
     role = team.account(workspace, account).role
     if above := [s for s in scopes if s not in ALLOWED[role]]:
         raise UserError(f'"{account}" is {role}; its keys cannot have the scope "{above[0]}"')
+    if not 0 <= days <= MOST_DAYS:
+        raise UserError(f"a key lasts up to {MOST_DAYS} days (100 years), or for ever with 0, not {days:g} days")
     secret = f"sk-{new_secret()}"
     key = Key(secrets.token_hex(8), account, name, f"sk-...{secret[-4:]}", tuple(s for s in SCOPES if s in scopes),
               now(), team.from_now(days=days) if days > 0 else "", "")

@@ -88,7 +88,7 @@ def settle(c: sa.Connection, group_ids: Iterable[str]) -> None:
 
 def settle_all_of(c: sa.Connection, labeler: str) -> None:
     """Settle every group that somebody has judged: their verdicts hold places now, or hold them no more."""
-    judged = c.scalars(sa.select(sa.distinct(db.rankings.c.group_id)).where(db.rankings.c.labeler == labeler)).all()
+    judged = c.scalars(sa.select(db.rankings.c.group_id).distinct().where(db.rankings.c.labeler == labeler)).all()
     lock(c, judged)
     settle(c, judged)
 

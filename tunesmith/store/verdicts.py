@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +195,17 @@ def verdicts_of(c: sa.Connection, group_id: str, labeler: str) -> list[Ranking]:
     r = db.rankings.c
     bodies = c.scalars(sa.select(r.body).where(r.group_id == group_id, r.labeler == labeler).order_by(r.seq))
     return [Ranking.from_dict(json.loads(body)) for body in bodies]
+
+
+def newest_verdicts(c: sa.Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Ranking]:
+    """(group, labeler) -> the newest verdict for ordinary work, where there is one."""
+    r = db.rankings.c
+    found = {}
+    for chunk in chunks(group for group, _ in wanted):
+        for row in c.execute(sa.select(r.group_id, r.labeler, r.body).where(r.group_id.in_(chunk)).order_by(r.seq)):
+            if (row.group_id, row.labeler) in wanted and not (body := json.loads(row.body)).get("purpose"):
+                found[row.group_id, row.labeler] = Ranking.from_dict(body)
+    return found
 
 
 def _fetch(c: sa.Connection, ids: Iterable[str], key: sa.Column[Any],

@@ -446,7 +446,8 @@ def _count_open(workspace: Workspace, c: sa.Connection, seq: int, groups: int) -
     until, open = counts.get(seq, (0.0, 0))
     start = time.monotonic()
     if groups <= MANY or start > until:
-        open = c.scalar(sa.select(sa.func.count()).where(db.members.c.set_seq == seq, OPEN)) or 0
+        m = db.members.c  # that `shuffled` is never negative leads SQLite to the index of the open ones
+        open = c.scalar(sa.select(sa.func.count()).where(m.set_seq == seq, m.shuffled >= 0, OPEN)) or 0
         counts[seq] = start + 21 * (time.monotonic() - start), open
     return open
 

@@ -32,7 +32,7 @@ from tunesmith.store.faults import storing
 from tunesmith.store.lineage import code_version
 from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
 from tunesmith.store.runs import Run, finite, from_row, now
-from tunesmith.store.verdicts import check_ranking, insert_groups, insert_rankings, set_seq, shuffled
+from tunesmith.store.verdicts import check_ranking, insert_groups, insert_rankings, set_seq
 
 Kind = Literal["demonstrations", "prompts", "comparisons", "rankings"]
 RECORDS: dict[str, type[Record]] = {
@@ -282,7 +282,8 @@ class Workspace:
         """The verdicts on a set's groups, in the order they came.
 
         Args:
-            latest: only the last of each labeler on each group: what training should see.
+            latest: only the last of each labeler on each group, whatever it was for (training sees less: see
+                `feedback.groups.ranked`).
 
         Raises:
             NotFound: naming the nearest set.
@@ -303,36 +304,6 @@ class Workspace:
         with self.database.read() as c:
             rows = c.execute(sa.select(db.labelers).order_by(db.labelers.c.created, db.labelers.c.name)).all()
         return [Labeler(row.name, row.simulated, row.role) for row in rows]
-
-    def next_group(self, set_name: str, labeler: str) -> AnswerGroup | None:
-        """The first group that this labeler has neither ranked nor skipped; None when all are done.
-
-        The order is random but fixed; each labeler starts at another place, so that a team covers a set evenly.
-
-        Raises:
-            NotFound: naming the nearest set.
-        """
-        place = db.members.c.shuffled
-        start = shuffled(labeler)
-        judged = sa.exists().where(db.rankings.c.group_id == db.members.c.group_id, db.rankings.c.labeler == labeler)
-        with self.database.read() as c:
-            seq = set_seq(c, set_name)
-            query = (sa.select(db.groups.c.body).join(db.members).where(db.members.c.set_seq == seq, ~judged)
-                     .order_by(place, db.members.c.group_id).limit(1))
-            body = c.scalar(query.where(place >= start)) or c.scalar(query.where(place < start))
-        return None if body is None else AnswerGroup.from_dict(json.loads(body))
-
-    def judged(self, set_name: str, labeler: str) -> int:
-        """How many groups of a set this labeler has ranked or skipped.
-
-        Raises:
-            NotFound: naming the nearest set.
-        """
-        with self.database.read() as c:
-            query = (sa.select(sa.func.count(sa.distinct(db.rankings.c.group_id)))
-                     .join(db.members, db.members.c.group_id == db.rankings.c.group_id)
-                     .where(db.members.c.set_seq == set_seq(c, set_name), db.rankings.c.labeler == labeler))
-            return c.scalar(query) or 0
 
     # ---- adapters
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tunesmith.errors import SettingsError
+from tunesmith.store.sets import set_names
 from tunesmith.store.workspace import Adapter, Workspace
 
 WATTS_PER_CORE = 10.0
@@ -205,7 +206,7 @@ def label_minutes(workspace: Workspace, names: Sequence[str], without: Sequence[
 
     Empty where no name is a set: imported comparisons do not say how long they took.
     """
-    sets = {str(s["name"]) for s in workspace.group_sets()} & set(names)
+    sets = {*set_names(workspace)} & {*names}
     rankings = [r for name in sorted(sets) for r in workspace.rankings(name) if r.labeler not in without]
     return {key: round(sum(r.seconds for r in rankings if r.simulated == simulated) / 60, 2)
             for key, simulated in (("label_minutes", False), ("label_minutes_simulated", True)) if sets}
