@@ -67,6 +67,7 @@ def test_a_lease_that_ran_out_is_somebody_elses(workspace, job, child, monkeypat
     first, second = Worker(workspace), Worker(workspace)
     first.look()
     time.sleep(0.1)
+    monkeypatch.setattr(worker, "STARTING", 60)
     second.look()  # nobody renewed it: its child hangs, or its machine is gone
     assert [c.token for c in (*first.children, *second.children)] == [1, 2]
     for one in (*first.children, *second.children):

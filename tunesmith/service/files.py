@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 
 from tunesmith.errors import NotFound, UserError
-from tunesmith.service.access import Caller, program
+from tunesmith.service.access import Caller, Id, program
 from tunesmith.service.quotas import over_quota
 from tunesmith.service.refusals import Refusal
 from tunesmith.store import blobs, once
@@ -53,7 +53,7 @@ class NewUpload(Strict):
 
 
 class Complete(Strict):
-    part_ids: list[Annotated[str, Field(max_length=64)]] = Field(min_length=1, max_length=10_000)
+    part_ids: list[Annotated[Id, Field(max_length=64)]] = Field(min_length=1, max_length=10_000)
     md5: str | None = Field(None, pattern="^[0-9a-fA-F]{32}$")
 
 
@@ -62,7 +62,7 @@ def router(workspace: Workspace) -> APIRouter:
     routes = APIRouter(prefix="/v1")
 
     @routes.get("/files")
-    def files(who: Files, limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000, after: str = "", purpose: str = "",
+    def files(who: Files, limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000, after: Id = "", purpose: Id = "",
               order: Literal["asc", "desc"] = "desc") -> dict[str, Any]:
         found, more = _known(blobs.files, workspace, limit, after=after, purpose=purpose, newest_first=order == "desc",
                              param="after")
@@ -84,15 +84,15 @@ def router(workspace: Workspace) -> APIRouter:
                 keep_seconds=keep, mark=mark))
 
     @routes.get("/files/{id}")
-    def file(id: str, who: Files) -> dict[str, Any]:
+    def file(id: Id, who: Files) -> dict[str, Any]:
         return shown(_known(blobs.file, workspace, id, param="id"))
 
     @routes.delete("/files/{id}")
-    def delete(id: str, who: Files) -> dict[str, Any]:
+    def delete(id: Id, who: Files) -> dict[str, Any]:
         return {"id": _known(blobs.delete, workspace, id, param="id").id, "object": "file", "deleted": True}
 
     @routes.get("/files/{id}/content")
-    def content(id: str, who: Files) -> FileResponse:
+    def content(id: Id, who: Files) -> FileResponse:
         found = _known(blobs.file, workspace, id, param="id")
         return FileResponse(blobs.path(workspace, found), media_type="application/octet-stream", headers={
             "content-disposition": f"attachment; filename*=UTF-8''{quote(found.filename, safe='')}",
@@ -106,7 +106,7 @@ def router(workspace: Workspace) -> APIRouter:
             body.bytes, keep))
 
     @routes.post("/uploads/{id}/parts")
-    async def part(id: str, request: Request, who: Files) -> dict[str, Any]:
+    async def part(id: Id, request: Request, who: Files) -> dict[str, Any]:
         async with _form(request, "data") as (source, fields):
             _nothing_else(fields)
             made, created = await run_in_threadpool(
@@ -114,12 +114,12 @@ def router(workspace: Workspace) -> APIRouter:
         return {"id": made, "object": "upload.part", "created_at": seconds(created), "upload_id": id}
 
     @routes.post("/uploads/{id}/complete")
-    def complete(id: str, body: Complete, who: Files) -> dict[str, Any]:
+    def complete(id: Id, body: Complete, who: Files) -> dict[str, Any]:
         done, made = _known(blobs.complete, workspace, id, body.part_ids, body.md5 or "", param="upload_id")
         return _upload(workspace, done, made)
 
     @routes.post("/uploads/{id}/cancel")
-    def cancel(id: str, who: Files) -> dict[str, Any]:
+    def cancel(id: Id, who: Files) -> dict[str, Any]:
         return _upload(workspace, _known(blobs.cancel_upload, workspace, id, param="upload_id"))
 
     return routes

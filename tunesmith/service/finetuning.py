@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from tunesmith.errors import GraderError, NotFound, UserError
 from tunesmith.feedback import graders
 from tunesmith.service import recipes
-from tunesmith.service.access import Caller, program
+from tunesmith.service.access import Caller, Id, program
 from tunesmith.service.files import marked, page, seconds
 from tunesmith.service.graders import check_models
 from tunesmith.service.quotas import over_quota
@@ -132,9 +132,9 @@ def _metadata(value: Any) -> Any:
 
 
 class NewJob(Strict):
-    model: str = Field(min_length=1, max_length=300)
-    training_file: str = Field(min_length=1, max_length=200)
-    validation_file: str | None = Field(None, max_length=200)
+    model: Id = Field(min_length=1, max_length=300)
+    training_file: Id = Field(min_length=1, max_length=200)
+    validation_file: Id | None = Field(None, max_length=200)
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     suffix: str | None = Field(None, min_length=1, max_length=64)
@@ -169,16 +169,16 @@ def router(workspace: Workspace, hub: Hub) -> APIRouter:
 
     @routes.get("/fine_tuning/jobs")
     def listed(request: Request, who: Jobs, limit: Annotated[int, Query(ge=1, le=100)] = 20,
-               after: str = "") -> dict[str, Any]:
+               after: Id = "") -> dict[str, Any]:
         found, more = _known(jobs.page, workspace, limit, after, _filter(request), param="after")
         return page([shown(j) for j in found], more, ends=False)
 
     @routes.get("/fine_tuning/jobs/{id}")
-    def retrieve(id: str, who: Jobs) -> dict[str, Any]:
+    def retrieve(id: Id, who: Jobs) -> dict[str, Any]:
         return shown(_known(jobs.find, workspace, id))
 
     def asks(verb: Callable[[Workspace, str], jobs.Job]) -> Callable[..., dict[str, Any]]:
-        def ask(id: str, who: Jobs) -> dict[str, Any]:
+        def ask(id: Id, who: Jobs) -> dict[str, Any]:
             return shown(_known(verb, workspace, id))
 
         return ask
@@ -187,19 +187,19 @@ def router(workspace: Workspace, hub: Hub) -> APIRouter:
         routes.add_api_route(f"/fine_tuning/jobs/{{id}}/{name}", asks(verb), methods=["POST"], name=name)
 
     @routes.get("/fine_tuning/jobs/{id}/events")
-    def events(id: str, who: Jobs, limit: Annotated[int, Query(ge=1, le=100)] = 20,
-               after: str = "") -> dict[str, Any]:
+    def events(id: Id, who: Jobs, limit: Annotated[int, Query(ge=1, le=100)] = 20,
+               after: Id = "") -> dict[str, Any]:
         found, more = _known(jobs.events, workspace, id, limit, after)
         return page([event(e) for e in found], more, ends=False)
 
     @routes.get("/fine_tuning/jobs/{id}/checkpoints")
-    def checkpoints(id: str, who: Jobs, limit: Annotated[int, Query(ge=1, le=100)] = 10,
-                    after: str = "") -> dict[str, Any]:
+    def checkpoints(id: Id, who: Jobs, limit: Annotated[int, Query(ge=1, le=100)] = 10,
+                    after: Id = "") -> dict[str, Any]:
         found, more = _known(jobs.checkpoints, workspace, id, limit, after)
         return page([checkpoint(id, c) for c in found], more)
 
     @routes.delete("/models/{name:path}")
-    def delete(name: str, who: Jobs) -> dict[str, Any]:
+    def delete(name: Id, who: Jobs) -> dict[str, Any]:
         if not jobs.delete_model(workspace, name):
             try:
                 hub.card(name)
