@@ -5,10 +5,11 @@ import pytest
 
 from tunesmith import rounds
 from tunesmith.errors import UserError
+from tunesmith.feedback.agreement import agreement
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
 from tunesmith.settings import PreferSettings, RewardSettings
 from tunesmith.store import team
-from tunesmith.store.project import Project, set_project
+from tunesmith.store.project import Project, set_gold, set_project
 from tunesmith.store.workspace import Workspace
 
 KINDS = {"ann": 1, "bob": 1, "cy": 1, "dan": 1, "eve": -1, "fay": 0, "gus": 1, "hal": 1}
@@ -109,3 +110,32 @@ def test_label_noise_without_anything_judged_twice_says_what_to_do(tmp_path):
     workspace.add_ranking(Ranking("1", group.id, "me", ((1,), (0,)), shown=(0, 1)))
     with pytest.raises(UserError, match="nothing was judged twice; give a number instead"):
         rounds.label_noise(workspace, settings())
+
+
+def test_leaving_out_somebody_who_judged_nothing_is_refused(workspace, tmp_path):
+    with pytest.raises(UserError, match=r'"an" has judged nothing of desk.*did you mean "ann"'):
+        rounds.comparisons(workspace, "desk", ["eve", "an"])
+    rows = [AnswerGroup(Prompt((Message("user", "q"),)), (Answer("a"), Answer("b")), ((0,), (1,)), labeler=who)
+            for who in ("ann", "bob")]
+    workspace.add_dataset("pairs", "comparisons", rows)
+    assert rounds.comparisons(workspace, "pairs", ["bob"]) == rows[:1]
+    with pytest.raises(UserError, match='"cy" has judged nothing of pairs'):
+        rounds.comparisons(workspace, "pairs", ["cy"])
+
+
+def test_the_agreement_in_a_report_is_of_those_who_were_learned_from(workspace):
+    said = [g for g in rounds.comparisons(workspace, "desk") if g.labeler not in ("eve", "fay")]
+    by_hand = agreement(said).percent
+    assert rounds._agreement(workspace, "desk", ("eve", "fay")) == {"agreement": by_hand.to_dict()}
+    assert rounds._agreement(workspace, "desk", ()) != {"agreement": by_hand.to_dict()}
+    for who in KINDS:
+        team.quarantine(workspace, who, "a test", "me")
+    assert rounds._agreement(workspace, "desk", ("eve",)) == {}
+
+
+def test_test_questions_never_train_whenever_they_were_made(workspace):
+    first, *rest = {g.id: g for g in rounds.comparisons(workspace, "desk")}
+    set_gold(workspace, "desk", first, ((0,), (1,), (2,)), "me")
+    assert {g.id for g in rounds.comparisons(workspace, "desk")} == set(rest)
+    set_gold(workspace, "desk", first, None, "me")
+    assert {g.id for g in rounds.comparisons(workspace, "desk")} == {first, *rest}

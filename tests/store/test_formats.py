@@ -462,3 +462,30 @@ def test_anthropic_hh(shared_data):
 def test_dolly(shared_data):
     got = formats.read(shared_data / "demonstrations" / "dolly_part.jsonl.gz", "demonstrations")
     assert len(got.rows) == 5749 - got.skipped.get("exact duplicate", 0)
+
+
+# ---- cells that look like something else
+
+def test_an_answer_in_a_csv_may_be_json(tmp_path):
+    """Only messages are taken apart; what else begins like JSON is what somebody wrote."""
+    path = tmp_path / "x.csv"
+    path.write_text('prompt,chosen,rejected\n"[1, 2]","{""a"": 1}","[""x""]"\n'
+                    '"[{""role"": ""user"", ""content"": ""Hi""}]",Hello,No\n', "utf-8")
+    found = formats.read(path, "comparisons").rows
+    assert [(g.prompt.messages[0].content, [a.text for a in g.answers]) for g in found] == [
+        ("[1, 2]", ['{"a": 1}', '["x"]']), ("Hi", ["Hello", "No"])]
+
+
+@pytest.mark.parametrize(("column", "value"), [
+    ("label", "nan"), ("label", "inf"), ("weight", "nan"), ("weight", "-inf")])
+def test_numbers_that_are_none_are_named_with_file_line_and_field(tmp_path, column, value):
+    path = tmp_path / "x.csv"
+    cells = {"label": "1", "weight": "1"} | {column: value}
+    path.write_text(f"prompt,completion,label,weight\nq,a,1,1\nr,b,{cells['label']},{cells['weight']}\n", "utf-8")
+    with pytest.raises(DataError, match=rf'x.csv:3: "{column}" must be'):
+        formats.read(path, "comparisons")
+    rows = [{"prompt": "q", "completion": "a", "label": 1.0, "weight": 1.0},
+            {"prompt": "r", "completion": "b", **{key: float(cell) for key, cell in cells.items()}}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=rf'x.parquet:2: "{column}" must be'):
+        formats.read(tmp_path / "x.parquet", "comparisons")

@@ -90,6 +90,22 @@ def test_killed_in_the_middle_the_old_schema_is_whole_and_the_next_open_does_it(
     check(old)
 
 
+def test_groups_that_shared_a_place_get_one_each(old):
+    """Before revision 4, imports at the same time could give several groups one place."""
+    url = os.environ.get(VARIABLE) or f"sqlite:///{old / DATABASE}"
+    database = db.Database(url, old)
+    database.migrate(to="0003")
+    database.write(lambda c: c.execute(sa.update(tables.members).values(position=5)))
+    database.close()
+    with Workspace.open(old) as w:
+        with w.database.read() as c:
+            places = c.execute(sa.select(tables.members.c.position, tables.members.c.group_id)).all()
+        assert sorted(places) == list(enumerate(sorted(g.id for g in GROUPS))) and violations(w) == []
+        for again in (0, 1, 2):
+            with pytest.raises(sa.exc.IntegrityError):
+                w.database.write(lambda c, again=again: c.execute(sa.update(tables.members).values(position=again)))
+
+
 def test_no_row_ever_goes_because_another_goes(workspace):
     """Nothing deletes in cascades: every foreign key only refuses."""
     with workspace.database.read() as c:

@@ -354,6 +354,13 @@ def test_a_bad_key_is_refused(staff, name, scopes, says):
     assert keys.keys(staff) == []
 
 
+@pytest.mark.parametrize("days", [-1, 1e9, float("nan"), float("inf")])
+def test_a_key_lasts_a_time_that_can_be(staff, days):
+    with pytest.raises(UserError, match="a key lasts up to 36525 days"):
+        keys.create_key(staff, "ada", "tool", ["rank"], "ada", days=days)
+    assert keys.keys(staff) == []
+
+
 # ---- quarantine
 
 def test_a_quarantine_is_reversible_and_leaves_its_story(staff):

@@ -14,7 +14,7 @@ from postgres import sqlite_only
 
 from tunesmith.errors import Conflict, DataError, NotFound
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
-from tunesmith.store import tables, work
+from tunesmith.store import sets, tables, team, work
 from tunesmith.store.invariants import violations
 from tunesmith.store.project import Project, set_gold, set_project
 from tunesmith.store.work import Progress
@@ -485,3 +485,34 @@ def test_an_index_finds_the_next_group_whatever_the_size_of_the_set(workspace, o
                 assert "ix_members_set_seq_position" not in plan and "set_seq_shuffled" not in plan, (sql, plan)
             if "LIMIT" in sql and "contested" not in sql:
                 assert "TEMP B-TREE FOR ORDER" not in plan, (sql, plan)
+
+
+def test_a_quarantine_frees_the_places_and_its_end_takes_them_again(workspace):
+    make(workspace, 3)
+    for who in ("ann", "bob"):
+        for _ in range(3):
+            held = work.claim(workspace, "s", who)
+            work.submit(workspace, verdict(held, who), held.token)
+    assert work.claim(workspace, "s", "cid") is None and work.progress(workspace, "s").done == 3
+    team.quarantine(workspace, "bob", "always the first", "boss")
+    assert violations(workspace) == []
+    assert (work.progress(workspace, "s").done, work.progress(workspace, "s").open) == (0, 3)
+    held = work.claim(workspace, "s", "cid")
+    work.submit(workspace, verdict(held, "cid"), held.token)
+    assert work.progress(workspace, "s").done == 1
+    team.lift(workspace, "bob", "talked", "boss")
+    assert work.progress(workspace, "s").done == 3 and violations(workspace) == []
+
+
+def test_imports_at_the_same_time_give_every_group_its_own_place(workspace):
+    """Four importers into one set: 121 groups at the places 0 to 120, and every page of them is complete."""
+    workspace.add_groups("s", [group(1000)])
+    with ThreadPoolExecutor(4) as pool:
+        parts = [[group(100 * n + i) for i in range(30)] for n in range(4)]
+        for part in [pool.submit(workspace.add_groups, "s", part[m:m + 10]) for part in parts for m in (0, 10, 20)]:
+            part.result()
+    with workspace.database.read() as c:
+        places = c.scalars(sa.select(tables.members.c.position).order_by(tables.members.c.position)).all()
+    assert places == list(range(121)) and work.progress(workspace, "s").count == 121
+    paged = [g.id for start in range(0, 130, 10) for g in sets.some_groups(workspace, "s", start, 10)]
+    assert len(paged) == len(set(paged)) == 121 and violations(workspace) == []

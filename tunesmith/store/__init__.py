@@ -2,11 +2,26 @@
 
     workspace.py    Workspace: datasets, answer groups, rankings, adapters, runs
     runs.py         Run: metrics, checkpoints, events
-    database.py     tables, engines, the one writer; migrations/ holds the schema's history
-    verdicts.py     answer groups and rankings in the database
     publish.py      a folder appears whole or not at all; manifests
-    formats.py      rows of every supported layout -> records; fields.py checks fields, files.py reads the bytes
-    checks.py  lineage.py  faults.py  failpoints.py   small helpers
+    lineage.py  removal.py    which code made it; what may be deleted
+
+    database.py     engines, the one writer; tables.py; migrations/ holds the schema's history
+    verdicts.py     answer groups and rankings in the database; sets.py reads sets a part at a time
+    places.py       how many people may judge a group, and who holds a place; invariants.py counts it again
+    work.py         claims with leases, verdicts that come back; mine.py shows a person's own
+    project.py      how a set is ranked; health.py counts for the dashboards
+    desk.py         demonstrations: drafts and reviews
+    team.py         accounts, invitations, sessions, quarantine; keys.py, passwords.py, audit.py
+    endpoints.py    servers that may write answers
+    jobs.py  blobs.py  once.py  deliveries.py    the API's fine-tuning jobs, files, retries, webhooks
+    move.py         the database from SQLite to PostgreSQL and back
+
+    formats.py      rows of every supported layout -> records; unranked.py, chatlogs.py; fields.py checks fields,
+                    files.py reads the bytes
+    foreign.py      judgements as Argilla, Label Studio and Tunesmith itself write them
+    exchange.py     judgements in and out; material.py is what goes out, sheets.py writes tables
+
+    checks.py  faults.py  failpoints.py   small helpers
 
 Import the module you need: this package stays empty, so that `tunesmith --help` pays for no database.
 """
