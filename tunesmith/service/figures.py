@@ -17,7 +17,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tunesmith.service.words import short
-from tunesmith.store import health, team, work
+from tunesmith.store import health, sets, team, work
 from tunesmith.store.audit import audit
 from tunesmith.store.project import gold, project
 from tunesmith.store.runs import now
@@ -84,6 +84,7 @@ class Counts:
     settled: Counter[tuple[date, bool]]
     settled_seq: int
     groups: int
+    unrankable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,8 @@ def _counts(workspace: Workspace, set_name: str, newest: int, old: Counts | None
     until = max(newest - UNSETTLED, since)
     settled = before + health.day_counts(workspace, set_name, since, until)
     days = settled + health.day_counts(workspace, set_name, until, newest)
-    return Counts(newest, now(), health.tally(workspace, set_name), days, settled, until, groups)
+    return Counts(newest, now(), health.tally(workspace, set_name), days, settled, until, groups,
+                  sets.unrankable(workspace, set_name))
 
 
 def _ranked(workspace: Workspace, set_name: str, newest: int) -> tuple[Ranked, dict[str, float]]:

@@ -30,7 +30,7 @@ from tunesmith.service.refusals import Refusal, describe
 from tunesmith.service.words import NAMES
 from tunesmith.store import mine, team, work
 from tunesmith.store.project import Project, acknowledge, acknowledged, guidelines, guidelines_of, project, unread
-from tunesmith.store.sets import set_names, some_groups
+from tunesmith.store.sets import set_names, some_groups, unrankable
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
@@ -138,6 +138,7 @@ def router(workspace: Workspace) -> APIRouter:
         progress = work.progress(workspace, name, who.name)
         if claim is None:
             return render("done.html", who=who, name=name, progress=progress, settings=settings,
+                          unrankable=unrankable(workspace, name),
                           alone=_alone(workspace), model=_only_model(workspace, name, who))
         last = work.last(workspace, name, who.name)
         return _task(who, name, claim.group, claim.shown, settings, rules, progress=progress, token=claim.token,

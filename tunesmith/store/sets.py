@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tunesmith.records import AnswerGroup
 from tunesmith.store import tables as db
 from tunesmith.store.places import CHUNK, set_seq
+from tunesmith.store.work import OPEN, RANKABLE
 
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
@@ -50,9 +51,19 @@ def asked_first(workspace: Workspace, set_name: str, limit: int) -> list[tuple[A
     m = db.members.c
     with workspace.database.read() as c:
         rows = c.execute(sa.select(db.groups.c.body, m.priority).join(db.members).where(
-            m.set_seq == set_seq(c, set_name), sa.literal_column("members.open"))  # as the index says it
-            .order_by(m.priority.desc(), m.shuffled.desc()).limit(limit)).all()
+            m.set_seq == set_seq(c, set_name), OPEN).order_by(m.priority.desc(), m.shuffled.desc()).limit(limit)).all()
     return [(AnswerGroup.from_dict(json.loads(row.body)), row.priority) for row in rows]
+
+
+def unrankable(workspace: Workspace, set_name: str) -> int:
+    """How many open groups of a set nobody can rank: with one answer, or with more than a page shows.
+
+    Raises:
+        NotFound: naming the nearest set.
+    """
+    with workspace.database.read() as c:
+        return c.scalar(sa.select(sa.func.count()).select_from(db.members).join(db.groups).where(
+            db.members.c.set_seq == set_seq(c, set_name), OPEN, ~RANKABLE)) or 0
 
 
 def some_groups(workspace: Workspace, set_name: str, start: int = 0, limit: int = 100) -> list[AnswerGroup]:

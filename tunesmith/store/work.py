@@ -49,6 +49,9 @@ OPEN: sa.ColumnElement[bool] = sa.literal_column("members.open")
 WAITING: sa.ColumnElement[bool] = sa.literal_column("members.contested = 'waiting'")
 LIVE: sa.ColumnElement[bool] = sa.literal_column("claims.state = 'live'")
 
+RANKABLE: sa.ColumnElement[bool] = db.groups.c.answers.between(2, 9)
+"""Groups that a page can show; the others are never claimed."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -193,7 +196,7 @@ def _not_mine(c: sa.Connection, seq: int, labeler: str) -> sa.Select[Any]:
     r, k = db.rankings.c, db.claims.c
     held = c.scalars(sa.select(k.group_id).where(k.labeler == labeler, LIVE)).all()
     judged = sa.exists().where(r.group_id == db.members.c.group_id, r.labeler == labeler)
-    query = sa.select(db.groups.c.id).join(db.members).where(db.members.c.set_seq == seq, ~judged)
+    query = sa.select(db.groups.c.id).join(db.members).where(db.members.c.set_seq == seq, ~judged, RANKABLE)
     return query.where(db.members.c.group_id.not_in(held)) if held else query
 
 
