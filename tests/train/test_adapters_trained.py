@@ -10,7 +10,7 @@ from tiny import METHODS
 from tunesmith import settings
 from tunesmith.errors import ModelError, SettingsError
 from tunesmith.model import adapters
-from tunesmith.train import dpo, full, grpo, ppo, reward, sft
+from tunesmith.train import dpo, full, grpo, memory, ppo, reward, sft
 
 SIZES = {"lora": ("rank", "alpha"), "dora": ("rank", "alpha"), "houlsby": ("bottleneck",), "pfeiffer": ("bottleneck",),
          "parallel": ("bottleneck",), "prefix": ("virtual_tokens",), "prompt": ("virtual_tokens",)}
@@ -128,7 +128,7 @@ def test_a_size_that_the_adapter_would_not_heed_is_a_mistake(given, wrong):
 
 def test_every_kind_of_the_settings_is_one_of_the_model_s():
     kinds = settings.Lora.model_fields["adapter"].annotation.__args__
-    assert set(kinds) == {*adapters.PEFT_TYPE, "full"}
+    assert set(kinds) == {*adapters.PEFT_TYPE, "full"} == set(memory.RATES)
     for kind in kinds:
         assert full.method(settings.Lora(adapter=kind)).kind == (kind if kind != "full" else "lora")
 

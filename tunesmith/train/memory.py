@@ -19,15 +19,18 @@ from tunesmith.errors import ModelError
 from tunesmith.model import adapters, machine, recompute
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Batch, Layout, Tree, build, hidden, split
-from tunesmith.settings import Lora, Optimization
+from tunesmith.settings import AdapterKind, Lora, Optimization
 from tunesmith.store.workspace import Run
 from tunesmith.train.learner import BUDGET
 
 Kind = TypeVar("Kind", bound=Optimization)
 
-RATES = {"lora": 1e-3, "full": 1e-4}
-"""Peak learning rates where none is given: LoRA's is ten times full fine-tuning's ("LoRA without regret"); the others
-are the best of benchmarks/adapters.py's."""
+RATES: dict[AdapterKind, float] = {
+    "lora": 1e-3, "dora": 1e-3, "houlsby": 1e-3, "pfeiffer": 1e-3, "parallel": 1e-3, "ia3": 1e-2, "prefix": 1e-2,
+    "prompt": 1e-2, "full": 1e-4}
+"""Peak learning rates where none is given. LoRA's is ten times full fine-tuning's ("LoRA without regret"). Like it, the
+others are a third to a fifth of what was best on the small bundled base (docs/which_adapter.md): larger ones take less.
+"""
 
 ENOUGH = {"cuda": 16 * BUDGET}
 """Tokens at once beyond which nothing gets faster, where that is not `BUDGET`: a GPU wants more than a CPU's caches."""
@@ -64,7 +67,7 @@ def settle(settings: Kind, base: Base, slot: str, resume: Run | None = None) -> 
         raise ModelError(f"base {base.spec} is loaded in {base.precision}, and the run wants {settings.precision}")
     chosen: dict[str, Any] = {"precision": base.precision}
     if isinstance(settings, Lora) and not settings.lr:
-        chosen["lr"] = RATES.get(settings.adapter, RATES["lora"])
+        chosen["lr"] = RATES[settings.adapter]
     recompute.use(base, False)
     with adapters.active(base, slot), torch.no_grad():
         hidden(base, _probe(base, 1), settings.layout)  # what is found out on first use: does the base take trees?
