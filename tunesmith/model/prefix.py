@@ -61,7 +61,8 @@ def load(base: Base, name: str, folder: Path) -> None:
         found = {key: list(value.shape) for key, value in state.items()}
         raise ModelError(f"does not fit base {base.spec}: it holds {found}, and the base takes {KEY} of shape {wanted}")
     weight = nn.Parameter(state[KEY].to(base.device, torch.float32), requires_grad=False)
-    _put(base, name, Virtual(_config(base, example.config, len(weight)), weight, example.heads))
+    own = _config(base, len(weight), example.config.token_dim, example.heads)
+    _put(base, name, Virtual(own, weight, example.heads))
 
 
 def copy(base: Base, source: str, target: str) -> None:
@@ -102,12 +103,12 @@ def _put(base: Base, name: str, made: Virtual) -> None:
 
 @torch.no_grad()
 def _of(base: Base, tokens: list[int], deep: bool) -> Virtual:
-    """Virtual tokens that do what these tokens would."""
+    """Virtual tokens that do what these tokens would; `deep` ones are a prefix."""
     ids = torch.tensor([tokens], device=base.device)
-    with _bare(base):
+    with _role(base, ""):
         if not deep:
-            weight, heads = base.model.get_input_embeddings()(ids)[0], 0
-            config: Any = PromptTuningConfig(token_dim=weight.shape[1])
+            weight = base.model.get_input_embeddings()(ids)[0]
+            heads, width = 0, weight.shape[1]
         else:
             cache: Any = DynamicCache()
             base.trunk(input_ids=ids, past_key_values=cache, use_cache=True)
@@ -115,26 +116,27 @@ def _of(base: Base, tokens: list[int], deep: bool) -> Virtual:
             if len({x.shape for x in layers}) != 1 or len(cache.layers) != base.model.config.num_hidden_layers:
                 raise ModelError(f"base {base.spec} does not keep keys and values of one shape in every layer, as "
                                  "PEFT's format of a prefix wants; take --adapter prompt")
-            heads = layers[0].shape[0]
             weight = torch.stack(layers).permute(2, 0, 1, 3).flatten(1)
-            config = PrefixTuningConfig(token_dim=heads * layers[0].shape[2])
-    return Virtual(_config(base, config, len(tokens), heads),
-                   nn.Parameter(weight.float().clone(), requires_grad=False), heads)
+            heads, width = layers[0].shape[0], layers[0].shape[0] * layers[0].shape[2]
+    start = nn.Parameter(weight.float().clone(), requires_grad=False)
+    return Virtual(_config(base, len(tokens), width, heads), start, heads)
 
 
-def _config(base: Base, like: Any, tokens: int, heads: int = 0) -> Any:
-    """PEFT's description of so many virtual tokens."""
-    shape = base.model.config
-    return type(like)(
+def _config(base: Base, tokens: int, width: int, heads: int) -> Any:
+    """PEFT's description of so many virtual tokens; `width` is that of a key or an embedding, no `heads` prompt
+    tuning."""
+    shared: dict[str, Any] = dict(
         task_type="CAUSAL_LM", inference_mode=True, base_model_name_or_path=base.spec, num_virtual_tokens=tokens,
-        token_dim=like.token_dim, num_transformer_submodules=1, num_layers=shape.num_hidden_layers,
-        num_attention_heads=heads or like.num_attention_heads or shape.num_attention_heads,
-        **({"encoder_hidden_size": like.token_dim} if isinstance(like, PrefixTuningConfig) else {}))
+        token_dim=width, num_transformer_submodules=1)
+    if not heads:
+        return PromptTuningConfig(**shared)
+    return PrefixTuningConfig(**shared, num_layers=base.model.config.num_hidden_layers, num_attention_heads=heads,
+                              encoder_hidden_size=width)
 
 
 @contextmanager
-def _bare(base: Base) -> Iterator[None]:
-    outer, base.switch.role = base.switch.role, ""
+def _role(base: Base, role: str) -> Iterator[None]:
+    outer, base.switch.role = base.switch.role, role
     try:
         yield
     finally:
@@ -149,21 +151,16 @@ def _check(base: Base, deep: bool) -> None:
     """
     if deep in base.takes_virtual:
         return
-    tokens = words(base, 18)
-    text, rest = tuple(tokens[:4]), Tree(tuple(tokens[4:9]), (tuple(tokens[9:12]), tuple(tokens[12:18])))
-    plain = build([Tree(text + rest.prompt, rest.answers), rest], base.device)
-    batch = build([rest], base.device)
-    probe = " probe"
+    tokens, probe = words(base, 18), " probe"
+    text, tree = tokens[:4], Tree(tuple(tokens[4:9]), (tuple(tokens[9:12]), tuple(tokens[12:18])))
+    behind, batch = build([Tree((*text, *tree.prompt), tree.answers)], base.device), build([tree], base.device)
     try:
         with torch.inference_mode(False), torch.no_grad():
-            with _bare(base):
-                want = hidden(base, plain, at=plain.source_N[:len(batch.source_N)]).float()
-            base.virtual[probe] = _of(base, list(text), deep)
-            base.switch.role, outer = probe, base.switch.role
-            try:
+            with _role(base, ""):
+                want = hidden(base, behind, at=behind.source_N).float()
+            base.virtual[probe] = _of(base, text, deep)
+            with _role(base, probe):
                 errors = [(hidden(base, batch, way, batch.source_N) - want).abs().max() for way in ("tree", "padded")]
-            finally:
-                base.switch.role = outer
     except ModelError:
         raise
     except Exception as e:  # whatever an unknown architecture throws
