@@ -134,14 +134,11 @@ def _alone(url: str) -> Iterator[sa.Connection]:
     """
     busy = UserError("somebody works with this workspace; stop the studio, servers and runs, then move it")
     if url.startswith("sqlite"):
-        path = url.removeprefix("sqlite:///")
-        try:
-            raw = sqlite3.connect(path, isolation_level=None)
-            raw.execute("PRAGMA journal_mode=DELETE")  # which only the one connection that is left may do
-            raw.execute("BEGIN EXCLUSIVE")
-            raw.close()
-        except sqlite3.OperationalError as e:
-            raise busy from e
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=1)) as raw:
+            try:
+                raw.execute("PRAGMA journal_mode=DELETE")  # which only the one connection that is left may do
+            except sqlite3.OperationalError as e:
+                raise busy from e
         engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
         with engine.connect() as c:
             c.exec_driver_sql("BEGIN EXCLUSIVE")
