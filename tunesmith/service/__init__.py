@@ -10,8 +10,12 @@
     manage.py     the manager's pages; queue.py: what is asked first; figures.py computes beside them
     dashboards.py runs, models, reports; charts.py, tails.py: their pictures, and files that grow
     pages.py      templates; words.py: words they share; markdown.py, diff.py: text of models and people
-    openai.py     /v1
-    hub.py        one engine, one generation at a time, adapters on demand
+    openai.py     /v1: models and chat; completions.py: text; wire.py: what both share; metrics.py
+    hub.py        all requests in one batch on one thread, adapters on demand
+    guard.py      answers that are kept back; gateway.py: vLLM or llama.cpp write instead
+    files.py      /v1/files, /v1/uploads; finetuning.py: /v1/fine_tuning/jobs; graders.py; quotas.py: what a key may use
+    worker.py     starts a child process for each job; trainer.py: what the child does; recipes.py: the steps it makes
+    webhooks.py   tells others when a job has ended
 
 It speaks to this machine only, unless it is told by which names others may call it (`--allow-host`).
 """
