@@ -21,7 +21,7 @@ from tunesmith.model.base import Base, said
 from tunesmith.model.methods import CONFIG, PEFT_TYPE, WEIGHTS, Family, Method, described
 
 __all__ = ["WEIGHTS", "Method", "active", "attach", "copy", "described", "load", "merged", "mixed", "mixture", "names",
-           "parameters", "plain", "remove", "room", "save", "shares", "trainable"]
+           "parameters", "remove", "room", "save", "shares", "trainable"]
 
 SERVED: dict[str, Family] = {"LORA": tuners, "IA3": ia3, "BOTTLENECK": bottleneck, "PREFIX_TUNING": prefix,
                              "PROMPT_TUNING": prefix}
@@ -133,11 +133,6 @@ def merged(base: Base, name: str) -> Iterator[None]:
         yield
 
 
-def plain(base: Base, name: str) -> bool:
-    """Whether an adapter is LoRA and nothing more; "" is too."""
-    return name not in base.virtual and all(m.plain(name) for m in lora.layers(base.model) if name in m.lora_A)
-
-
 def shares(base: Base, name: str) -> bool:
     """Whether an adapter can share a batch with others, each computing rows of its own; "" can."""
     return all(m.ours(name) for m in lora.layers(base.model) if name in m.lora_A)
@@ -185,5 +180,5 @@ def _role(base: Base, role: str | lora.Mixture | lora.Merged) -> Iterator[None]:
 
 
 def _attached(base: Base, wanted: Collection[str]) -> None:
-    if lacking := [n for n in wanted if n and n not in names(base)]:
-        raise ModelError(f'adapter "{lacking[0]}" is not attached')
+    if lacking := {n for n in wanted if n}.difference(names(base)):
+        raise ModelError(f'adapter "{min(lacking)}" is not attached')
