@@ -6,6 +6,7 @@ import httpx
 import openai
 import pytest
 from endpoint_fake import endpoint, reply
+from openai.types.fine_tuning.alpha import GraderRunResponse
 from service_fakes import WORDS
 
 from tunesmith.feedback.expressions import Ungraded
@@ -62,6 +63,7 @@ def test_run_and_validate_with_the_official_client(api):
 def test_the_body_has_every_field_of_openais(client):
     body = {"grader": EXACT, "model_sample": "x", "item": {"answer": "y"}}
     found = client.post("/v1/fine_tuning/alpha/graders/run", json=body).json()
+    GraderRunResponse.model_validate(found, strict=True)
     assert set(found) == {"reward", "metadata", "sub_rewards", "model_grader_token_usage_per_model"}
     assert set(found["metadata"]) == {"name", "type", "errors", "execution_time", "scores", "token_usage",
                                       "sampled_model_name"}

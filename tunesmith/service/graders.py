@@ -183,10 +183,13 @@ def router(workspace: Workspace, hub: hubs.Hub) -> APIRouter:
     def own(name: str) -> Ask:
         return lambda question: from_thread.run(_of_hub, hub, name, question)
 
+    def names(grader: Grader) -> Iterable[str]:
+        return hub.cards() if grader.models() else ()
+
     def parsed(spec: Mapping[str, Any]) -> Grader:
         try:
             grader = graders.parse(spec)
-            check_models(grader, workspace, hub.cards())
+            check_models(grader, workspace, names(grader))
         except GraderError as error:
             raise Refusal(str(error), param=error.param, code="invalid_grader") from error
         return grader
@@ -203,7 +206,7 @@ def router(workspace: Workspace, hub: hubs.Hub) -> APIRouter:
                           code="rate_limit_exceeded")
         start = time.perf_counter()
         try:
-            ask = asker({name: own(name) for name in hub.cards()}, of_workspace(workspace, tries=2))
+            ask = asker({name: own(name) for name in names(grader)}, of_workspace(workspace, tries=2))
             graded = grader.score(body.item or {}, body.model_sample, ask)
         finally:
             places.release()
