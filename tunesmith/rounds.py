@@ -105,9 +105,9 @@ class Shop:
         bases.keep_memory()
         base = bases.load(self._folder(spec), spec, dtype=memory.loaded(training) if training else None)
         if training:
+            memory.set_precision(base, training)
             if training.quantise != "none":
                 quantised.quantise(base, training.quantise)
-            memory.set_precision(base, training)
         torch.set_num_threads(machine.threads(base.width))
         return base
 

@@ -24,15 +24,29 @@ from tunesmith.model.lora import Dense
 Kind = Literal["int8", "nf4"]
 
 
-class Packed(Dense):
-    """A linear layer whose weight exists only while it is multiplied. Takes over existing modules."""
+Unpack = Callable[[Tensor | None], Tensor]
+"""Gives the weight, [out, in]; into a tensor of that shape, if one is given."""
 
-    unpack: Callable[[], Tensor]
+
+class Packed(Dense):
+    """A linear layer whose weight exists only while it is multiplied. Takes over existing modules.
+
+    Products unpack into `scratch`, which all layers of a base share: a new tensor for each, between activations that
+    stay, would leave holes in memory that add up to more than was saved.
+    """
+
+    unpack: Unpack
+    scratch: Tensor
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """[out, in], unpacked anew each time."""
-        return self.unpack()
+        return self.unpack(None)
+
+    def momentary(self) -> Tensor:
+        """The weight until any layer's next product."""
+        shape = (self.out_features, self.in_features)
+        return self.unpack(self.scratch[:self.out_features * self.in_features].view(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = _Product.apply(x, self)
@@ -45,11 +59,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Packed) -> Tensor:  # type: ignore[override]
         ctx.layer = layer
-        return F.linear(x, layer.weight.to(x.dtype))
+        return F.linear(x, layer.momentary().to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad @ ctx.layer.weight.to(grad.dtype), None
+        return grad @ ctx.layer.momentary().to(grad.dtype), None
 
 
 def quantise(base: Base, kind: Kind) -> None:
@@ -60,18 +74,20 @@ def quantise(base: Base, kind: Kind) -> None:
         ModelError: adapters are attached already, or there is nothing to pack.
     """
     pack = _packer(kind)
-    if base.peft is not None:
-        raise ModelError(f"base {base.spec} carries adapters; quantise it before they are attached")
+    if adapters := [*(base.peft.peft_config if base.peft else ())]:
+        raise ModelError(f"base {base.spec} carries adapters ({', '.join(adapters)}); quantise it before they are "
+                         "attached")
     dense = [m for m in base.model.base_model.modules() if type(m) is Dense]
     if not dense:
         raise ModelError(f"base {base.spec}: {type(base.model).__name__} has no layers of a kind that can be "
                          "quantised; train it without --quantise")
+    scratch = torch.empty(max(m.weight.numel() for m in dense), dtype=base.model.dtype, device=base.device)
     for layer in dense:
         base.packed += layer.weight.numel()
         unpack = pack(layer.weight.data)
         del layer._parameters["weight"]
         layer.__class__ = Packed
-        layer.unpack = unpack  # type: ignore[assignment]
+        layer.unpack, layer.__dict__["scratch"] = unpack, scratch  # type: ignore[assignment]
     for p in base.model.parameters():
         p.data = p.data.clone()  # safetensors maps its whole file while one tensor of it is alive
     with suppress(OSError, AttributeError):  # what was freed goes back to the system, where glibc can
@@ -84,18 +100,19 @@ def shapes(model: nn.Module) -> list[Tensor]:
             if isinstance(m, Packed)]
 
 
-def _packer(kind: Kind) -> Callable[[Tensor], Callable[[], Tensor]]:
+def _packer(kind: Kind) -> Callable[[Tensor], Unpack]:
     try:
         from bitsandbytes import functional as bnb
     except ImportError as e:
         raise MissingExtra("bitsandbytes", "quantised") from e
 
-    def nf4(weight: Tensor) -> Callable[[], Tensor]:
+    def nf4(weight: Tensor) -> Unpack:
         packed, state = bnb.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-        return lambda: bnb.dequantize_4bit(packed, state)
+        return lambda out: bnb.dequantize_4bit(packed, state, out=out)
 
-    def int8(weight: Tensor) -> Callable[[], Tensor]:
-        packed, scale, _ = bnb.int8_vectorwise_quant(weight.half())
-        return lambda: bnb.int8_vectorwise_dequant(packed, scale)
+    def int8(weight: Tensor) -> Unpack:
+        packed, largest, _ = bnb.int8_vectorwise_quant(weight.half())
+        scale, dtype = largest[:, None] / 127, weight.dtype
+        return lambda out: torch.mul(packed, scale, out=out) if out is not None else (packed * scale).to(dtype)
 
     return nf4 if kind == "nf4" else int8
