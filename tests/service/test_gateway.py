@@ -193,5 +193,5 @@ def test_the_guard_stands_in_front_of_it(workspace, engine, tmp_path, behind):
 
 @pytest.mark.parametrize("engine", ["sglang=http://x", "vllm", "vllm=", "vllm=x", "llamacpp=http://u:p@h/"])
 def test_an_engine_that_is_none_is_refused(engine):
-    with pytest.raises(UserError, match="vllm=URL|address|plain"):
+    with pytest.raises(UserError, match=r"vllm=URL|address|plain"):
         gateway(engine)
