@@ -83,7 +83,7 @@ def _place(base: Base, name: str, config: Any, state: dict[str, Tensor]) -> bool
     for key, (first, second) in factors.items():
         layer = layers[key]
         for held, tensor in ((layer.lora_A, first), (layer.lora_B, second)):
-            held[name] = nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, device="meta")
+            held[name] = nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, device="meta").eval()
             held[name].weight = nn.Parameter(tensor, requires_grad=False)
         layer.lora_dropout[name] = nn.Dropout(config.lora_dropout).eval()
         layer.r[name], layer.lora_alpha[name] = config.r, config.lora_alpha
