@@ -169,3 +169,31 @@ def test_on_a_gpu_outputs_and_gradients_equal_the_dense_computation(stream, wind
     gradients = torch.autograd.grad((found * weights).sum(), qkv), torch.autograd.grad((wanted * weights).sum(), exact)
     for a, b in zip(*gradients):
         assert far(a.double(), b) < tolerance
+
+
+NESTED = [(6, None), (9, 0), (4, 1), (70, 1), (150, 0), (3, 4), (5, 0), (8, None), (2, 7)]
+"""(length, the span above): virtual tokens above prompts, prompts above answers, trees without any, in one stream."""
+
+
+@pytest.mark.parametrize("window", [None, 7, 100])
+@pytest.mark.parametrize("short", [0, attention.SHORT, 10**6])
+@pytest.mark.parametrize("kernel", ["blocks", "flex"])
+def test_spans_below_spans_to_any_depth_equal_the_dense_computation(kernel, short, window, monkeypatch):
+    """Each sees the whole line above it and nothing else; positions go on along the line."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(attention, "SHORT", short)
+    monkeypatch.setattr(attention, "compiled_flex", lambda: flex_attention)
+    lines, found = [], []
+    for i, (length, above) in enumerate(NESTED):
+        lines.append([*(lines[above] if above is not None else []), i])
+        start = sum(size for size, _ in NESTED[:i])
+        found.append(Span(start, start + length, None if above is None else (found[above].start, found[above].end)))
+    token = [(i, sum(NESTED[j][0] for j in lines[i][:-1]) + k) for i, (size, _) in enumerate(NESTED)
+             for k in range(size)]
+    seen = torch.tensor([[b in lines[a] and p >= q and (window is None or p - q < window) for b, q in token]
+                         for a, p in token])
+    with torch.no_grad():
+        qkv = [x.detach() for x in heads(len(token), dtype=torch.float32)]
+        with layout(found, kernel):
+            assert far(attend(None, *qkv, None, sliding_window=window)[0], dense(*qkv, seen, None)) < 1e-5

@@ -52,7 +52,7 @@ Range = tuple[int, int]
 
 
 def lineages(spans: Sequence[Span]) -> dict[Range, tuple[Range, ...]]:
-    """What stands above each span, the topmost first. A span comes after those above it."""
+    """What stands above each span, the topmost first. Each span is followed by all that stands below it."""
     found: dict[Range, tuple[Range, ...]] = {}
     for s in spans:
         found[s.start, s.end] = () if s.context is None else (*found[s.context], s.context)
