@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tunesmith.feedback import ability, detect
+from tunesmith.feedback import ability, departures, detect, wordtests
 from tunesmith.feedback.detect import benjamini_hochberg
+from tunesmith.feedback.findings import whole
 from tunesmith.feedback.groups import apply
 from tunesmith.feedback.leftout import judgements
 from tunesmith.feedback.simulated import SimulatedLabeler, judge
@@ -78,7 +79,7 @@ def test_departures_allow_for_a_known_position_bias():
     rankings = judge(GROUPS, FirstNumber(), panel("position-biased", bias=4.0), per_group=4, overlap=0, seed=1)
     fitted = ability.fit([apply(BY_ID[r.group], r) for r in rankings])
     made = judgements(fitted)
-    left = detect._residuals(fitted, made).own_JKK * made.first_JKK
+    left = departures.residuals_of(fitted, made).own_JKK * made.first_JKK
     clicker = np.array([fitted.rows.names[w].startswith("bad") for w in made.labeler_J])
     said = np.nanmean((made.preference_JKK - 0.5)[clicker] * made.first_JKK[clicker])
     assert said > 0.15 and abs(np.nanmean(left[clicker])) < 0.06
@@ -116,7 +117,7 @@ def test_whoever_resembles_a_ring_is_no_member():
     total = np.zeros((6, 6))
     total[:4, :4] = 5.0 * count[:4, :4]  # 0 to 3 are a ring
     total[4, 0] = total[0, 4] = 1.0
-    statistic, partners = detect._circles(total, count)
+    statistic, partners = departures._circles(total, count)
     assert statistic[0] == pytest.approx(15 / np.sqrt(3)) and sorted(partners[0]) == [1, 2, 3]
     assert statistic[4] == pytest.approx(1.0)
 
@@ -199,15 +200,15 @@ def test_naming_only_the_best_answer_does_not_hide_an_attack(kind, settings, tes
 def test_an_unranked_answer_is_among_the_last():
     group = GROUPS[0]
     fitted = ability.fit([replace(group, tiers=((0,), (1,)), labeler="a"), replace(group, tiers=((3,),), labeler="b")])
-    assert [detect._whole(g) for g in fitted.judged[group.id]] == [((0,), (1,), (2, 3)), ((3,), (0, 1, 2))]
-    assert detect._whole(replace(group, tiers=((1, 2), (0, 3)))) == ((1, 2), (0, 3)) and detect._whole(group) == ()
+    assert [whole(g) for g in fitted.judged[group.id]] == [((0,), (1,), (2, 3)), ((3,), (0, 1, 2))]
+    assert whole(replace(group, tiers=((1, 2), (0, 3)))) == ((1, 2), (0, 3)) and whole(group) == ()
 
 
 def test_counts_of_words_are_those_of_counting():
     answers = tuple(Answer(t) for t in ("red apple", "red pear", "blue apple", "plain"))
     groups = [AnswerGroup(Prompt((Message("user", f"{n}"),)), answers, ((0,), (2,)), labeler=f"w{n % 2}",
                           shown=(0, 1, 2, 3)) for n in range(8)]
-    first, last = (detect._word_counts(ability.fit(groups))[end] for end in ("first", "last"))
+    first, last = (wordtests._word_counts(ability.fit(groups))[end] for end in ("first", "last"))
     red, blue = first.vocabulary.index("red"), first.vocabulary.index("blue")
     assert first.tried_WV[:, red].tolist() == [4, 4] and first.chance_WV[0, red] == pytest.approx(4 * 0.5)
     assert first.hits_WV[0, red] == 4 and first.hits_WV[0, blue] == 0
