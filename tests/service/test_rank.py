@@ -319,15 +319,6 @@ def test_guidelines_are_read_before_the_first_verdict_of_a_version(client, works
     assert acknowledged(workspace, "desk", "me") == 1
 
 
-def test_a_verdict_names_guidelines_that_its_labeler_read(client, workspace, claim):
-    add_guidelines(workspace, "desk", "Rules.", "me")
-    answer = client.post("/api/rankings", json=submission(claim, guidelines=1))
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "guidelines")
-    client.post("/api/sets/desk/guidelines", json={"version": 1}).raise_for_status()
-    client.post("/api/rankings", json=submission(claim, guidelines=1)).raise_for_status()
-    assert workspace.rankings("desk")[0].guidelines == 1
-
-
 # ---- names of models in answers
 
 def test_a_manager_sees_answers_that_name_their_model(client, client_as, workspace):

@@ -2,8 +2,12 @@
 
 import json
 import re
+import threading
 import time
+from functools import partial
 
+import anyio
+import httpx
 import pytest
 import sqlalchemy as sa
 from service_fakes import account, group
@@ -55,44 +59,25 @@ def test_spaces_do_not_make_another_name(anonymous, cheap):
 
 
 def test_a_crowd_at_the_door_holds_no_thread_that_rankers_need(workspace, monkeypatch):
-    import anyio
-    import httpx
-
-    def slow(*_):
-        time.sleep(0.1)
-
-    monkeypatch.setattr(team, "sign_in", slow)
+    through = threading.Event()
+    monkeypatch.setattr(team, "sign_in", lambda *_: through.wait(20) and None)
     app = create_app(workspace)
-    team.owner(workspace, "me")
     secret = team.start_session(workspace, "me", "test")
+    headers = {"origin": "http://127.0.0.1:8400"}
 
     async def crowd():
-        transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8400",
-                                     headers={"origin": "http://127.0.0.1:8400"}) as client:
-            waits = []
-
-            async def knock(n):
-                data = {"name": f"n{n}", "password": "x"}
-                return (await client.post("/signin", data=data)).status_code
-
-            async def rank():
-                start = time.monotonic()
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app, client=("127.0.0.1", 1)), headers=headers,
+                                   base_url="http://127.0.0.1:8400")
+        async with client, anyio.create_task_group() as tasks:
+            for n in range(45):  # the pool has 40 threads
+                tasks.start_soon(partial(client.post, "/signin", data={"name": f"n{n}", "password": "x"}))
+            await anyio.sleep(0.5)
+            with anyio.move_on_after(15) as ranking:
                 page = await client.get("/rank/desk", cookies={"tunesmith-8400": secret})
-                waits.append((time.monotonic() - start, page.status_code))
+            through.set()
+        assert not ranking.cancelled_caught and page.status_code == 200
 
-            codes = []
-            async with anyio.create_task_group() as tasks:
-                for n in range(45):
-                    tasks.start_soon(lambda n=n: knock(n))
-                await anyio.sleep(0.15)
-                start = time.monotonic()
-                await rank()
-                codes.append(time.monotonic() - start)
-            return waits, codes
-
-    waits, _ = anyio.run(crowd)
-    assert waits[0][1] == 200 and waits[0][0] < 1.2  # 45 at two a time take 2.2 s
+    anyio.run(crowd)
 
 
 def test_beyond_a_short_queue_people_are_told_to_come_back(workspace, monkeypatch):
@@ -149,8 +134,8 @@ def test_huge_numbers_in_bodies_are_refused(client):
 
 
 def test_nothing_is_called_by_a_name_with_nul(client, anonymous):
-    for path in ("/rank/%00", "/mine?set=%00", "/manage/a%00b", "/enter?once=%00"):
-        assert client.get(path).status_code == 400, path
+    for path, code in {"/rank/%00": 404, "/mine?set=%00": 400, "/manage/a%00b": 404, "/enter?once=%00": 400}.items():
+        assert client.get(path).status_code == code, path
     assert sign_in(anonymous, "a\0b").status_code == 400
     for name in ("\0", "\ud800"):
         text = json.dumps({"id": "verdict-0001", "group": name, "token": "x", "shown": [0], "guidelines": 0})
@@ -280,7 +265,8 @@ def test_who_ranks_does_not_choose_who_writes(client_as, workspace):
 def test_the_queue_page_reads_the_head_of_the_queue(client, workspace, monkeypatch):
     monkeypatch.setattr(type(workspace), "groups", lambda *_: pytest.fail("read every group"))
     workspace.add_groups("long", [group(f"Question {n}?", "a", "b") for n in range(60)])
-    page = client.get("/sources/queue/long").text
+    while "being computed" in (page := client.get("/sources/queue/long").text):
+        time.sleep(0.1)
     assert page.count("Question ") == 30 and "Nobody has judged" in page
 
 
@@ -313,17 +299,21 @@ def test_settings_touch_the_groups_only_if_the_overlap_changes(workspace, monkey
 
 def test_verdicts_that_are_committed_late_are_counted(workspace):
     """PostgreSQL may commit verdict 6 after verdict 7."""
-    for n in range(3):
-        claim = work.claim(workspace, "desk", f"ann{n}")
-        work.submit(workspace, Ranking(f"v-{n}", claim.group.id, f"ann{n}", ((0,), (1,), (2,), (3,)), claim.shown),
-                    claim.token)
-    workspace.database.write(lambda c: c.execute(sa.update(db.rankings).where(db.rankings.c.id == "v-1")
-                                                 .values(seq=100)))
-    hidden = figures._counts(workspace, "desk", 50, None)
-    assert sum(hidden.days.values()) == 2
-    workspace.database.write(lambda c: c.execute(sa.update(db.rankings).where(db.rankings.c.id == "v-1")
-                                                 .values(seq=40)))
-    assert sum(figures._counts(workspace, "desk", 51, hidden).days.values()) == 3
+    claim = work.claim(workspace, "desk", "ann")
+    work.submit(workspace, Ranking("v-1", claim.group.id, "ann", ((0,), (1,), (2,), (3,)), claim.shown), claim.token)
+    with workspace.database.read() as c:
+        row = dict(c.execute(sa.select(db.rankings)).one()._mapping)
+
+    def commit(seq):
+        workspace.database.write(lambda c: c.execute(sa.insert(db.rankings).values(
+            {**row, "seq": seq, "id": f"late-{seq}"})))
+
+    commit(41)
+    before = figures._counts(workspace, "desk", 41, None)
+    commit(40)
+    commit(42)
+    assert sum(before.days.values()) == 2
+    assert sum(figures._counts(workspace, "desk", 42, before).days.values()) == 4
 
 
 def test_verdicts_of_groups_that_join_are_counted(workspace, monkeypatch):
@@ -403,4 +393,6 @@ def test_groups_with_too_many_answers_stop_nobody(client, client_as, workspace):
     work.submit(workspace, Ranking("v-1", claim.group.id, "ann", ((0,), (1,)), claim.shown), claim.token)
     page = ann.get("/rank/wide")
     assert page.status_code == 200 and "3 cannot be ranked on a page" in page.text and "1 still wait" in page.text
-    assert "3 groups have one answer or more than nine" in client.get("/manage/wide").text
+    while "being computed" in (page := client.get("/manage/wide").text):
+        time.sleep(0.1)
+    assert "3 groups have one answer or more than nine" in page

@@ -53,7 +53,20 @@ def _merged(found: list[Change]) -> list[Change]:
             else [(kind, text)]
         for part in parts:
             _append(merged, part)
-    return merged
+    return _loosened(merged)
+
+
+def _loosened(merged: list[Change]) -> list[Change]:
+    """The space behind a changed place is no change if both texts have it."""
+    for n in range(len(merged) - 1, 0, -1):
+        (kind, gone), (_, new) = merged[n - 1:n + 1]
+        space = gone[len(gone.rstrip()):]
+        if kind == "gone" and merged[n][0] == "new" and space and new.endswith(space):
+            after = merged[n + 1:]
+            first = after.pop(0)[1] if after and after[0][0] == "same" else ""
+            merged[n - 1:] = [("gone", gone.removesuffix(space)), ("new", new.removesuffix(space)),
+                              ("same", space + first), *after]
+    return [c for c in merged if c[1]]
 
 
 def _append(merged: list[Change], part: Change) -> None:

@@ -96,7 +96,8 @@ class Guard:
             limit = MAX_UPLOAD if path.startswith(UPLOADS) else MAX_FILE if FILES.fullmatch(path) else self.max_body
             self.check(scope["method"], scope["path"], Headers(scope=scope), limit)
             if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
-                raise Refusal("The address holds the character U+0000; nothing here has it in its name.")
+                raise Refusal("The address holds the character U+0000; nothing here has it in its name.",
+                              status=404 if "\0" in scope["path"] else 400)
             await self.app(scope, _capped(receive, limit), reply)
         except Exception as error:
             if started:
