@@ -113,8 +113,8 @@ def test_label_noise_without_anything_judged_twice_says_what_to_do(tmp_path):
 
 
 def test_leaving_out_somebody_who_judged_nothing_is_refused(workspace, tmp_path):
-    with pytest.raises(UserError, match=r'"an" has judged nothing of desk.*did you mean "ann"'):
-        rounds.comparisons(workspace, "desk", ["eve", "an"])
+    with pytest.raises(UserError, match=r'"hall" has judged nothing of desk.*did you mean "hal"'):
+        rounds.comparisons(workspace, "desk", ["eve", "hall"])
     rows = [AnswerGroup(Prompt((Message("user", "q"),)), (Answer("a"), Answer("b")), ((0,), (1,)), labeler=who)
             for who in ("ann", "bob")]
     workspace.add_dataset("pairs", "comparisons", rows)
