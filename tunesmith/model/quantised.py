@@ -25,7 +25,7 @@ Kind = Literal["int8", "nf4"]
 
 
 Unpack = Callable[[Tensor | None], Tensor]
-"""Gives the weight, [out, in]; into a tensor of that shape, if one is given."""
+"""Gives the weight, [out, in]; in a tensor of that shape, if one is given and the library can."""
 
 
 class Packed(Dense):
@@ -108,7 +108,7 @@ def _packer(kind: Kind) -> Callable[[Tensor], Unpack]:
 
     def nf4(weight: Tensor) -> Unpack:
         packed, state = bnb.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-        return lambda out: bnb.dequantize_4bit(packed, state, out=out)
+        return lambda out: bnb.dequantize_4bit(packed, state)  # it takes no `out` on a CPU
 
     def int8(weight: Tensor) -> Unpack:
         packed, largest, _ = bnb.int8_vectorwise_quant(weight.half())
