@@ -299,7 +299,7 @@ def _studio(command: argparse.Namespace, terminal: Terminal) -> None:
     chosen, shop = _settings(command), _shop(command, terminal)
     spec, engine = _engine(shop)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
-                     https=chosen.https)
+                     https=chosen.https, oidc=_provider(chosen))
     path = f"/rank/{chosen.groups}" if chosen.groups else "/"
     run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
         f"studio: {_entrance(shop.workspace, app, url, path)}  (Ctrl+C ends it)\n{_ONCE}{_plain(chosen)}"))
@@ -314,13 +314,21 @@ def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     spec, engine = _engine(shop, chosen.base, chosen.rows)
     quotas = Quotas(chosen.requests_per_minute, chosen.storage_mb * 2**20, chosen.unfinished_jobs)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
-                     https=chosen.https, quotas=quotas, train=chosen.train, courier=_courier(shop, chosen),
+                     https=chosen.https, oidc=_provider(chosen), quotas=quotas, train=chosen.train, courier=_courier(shop, chosen),
                      **_serving(shop, chosen))
     needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
              "is open to every program on this machine until you make a key")
     run_server(app, chosen.host, chosen.port, lambda url: terminal.say(
         f"OpenAI-compatible API: {url}v1  studio: {_entrance(shop.workspace, app, url)}  (Ctrl+C ends it)\n"
         f"The API {needs}: tunesmith keys create NAME --scopes chat. {_ONCE}{_plain(chosen)}"))
+
+
+def _provider(chosen: settings.Served) -> Any:
+    """Where people may sign in beside here; None if nowhere."""
+    from tunesmith.service import oidc
+
+    return oidc.provider(chosen.oidc_issuer, chosen.oidc_client_id, os.environ.get(oidc.SECRET, ""),
+                         chosen.oidc_domain, chosen.oidc_role)
 
 
 def _serving(shop: Shop, chosen: settings.ServeSettings) -> dict[str, Any]:
@@ -369,6 +377,7 @@ def _work(command: argparse.Namespace, terminal: Terminal) -> None:
             terminal.say(f"{id}: {jobs.find(shop.workspace, id).status}")
 
         return Worker(shop.workspace, ended).run(chosen.until_idle)
+    os.nice(5)  # who chats with a model does not wait for one that is trained
     hands = trainer.Hands(lambda *step: rounds.train(shop, *step), lambda *what: rounds.fresh(shop, *what))
     status = trainer.work(shop.workspace, chosen.once, chosen.token, hands)
     return terminal.result({"job": chosen.once, "status": status}, f"{chosen.once}: {status}")

@@ -26,6 +26,7 @@ from tunesmith.service.graders import check_models
 from tunesmith.service.quotas import over_quota
 from tunesmith.service.refusals import Refusal
 from tunesmith.store import blobs, jobs
+from tunesmith.store.audit import audit
 
 if TYPE_CHECKING:
     from tunesmith.service.hub import Hub
@@ -207,6 +208,7 @@ def router(workspace: Workspace, hub: Hub) -> APIRouter:
                 raise Refusal(str(error), status=404, param="model", code="model_not_found") from error
             raise Refusal(f"'{name}' was not made by a fine-tuning job; only such models are deleted here.",
                           status=403, param="model", code="insufficient_permissions")
+        audit(workspace, who.account, "model.delete", name)
         return {"id": name, "object": "model", "deleted": True}
 
     return routes
