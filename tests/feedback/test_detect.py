@@ -241,3 +241,15 @@ def test_a_row_of_clicks_is_a_row_in_time():
     assert caught.q < 1e-6
     apart, = (f for f in detect.straight_lining(fitted) if f.labeler == "bad-0")
     assert "15 times in a row" not in apart.detail
+
+
+def test_words_of_prompts_are_kept_sparsely_and_no_more_than_fit(monkeypatch):
+    """The table is the one that counting gives; of too many words the most frequent are tried."""
+    fitted = ability.fit([replace(g, tiers=((0,), (1, 2, 3)), labeler="one") for g in GROUPS[:60]])
+    table, vocabulary = wordtests._prompt_words(fitted)
+    said = [g.prompt.messages[-1].content for g in GROUPS[:60]]
+    assert set(TOPICS) <= set(vocabulary) and "about" not in vocabulary  # in every prompt
+    for word in TOPICS:
+        assert table[:, [vocabulary.index(word)]].toarray().ravel().tolist() == [word in text for text in said]
+    monkeypatch.setattr(wordtests, "MOST_WORDS", 3)
+    assert wordtests._prompt_words(fitted)[1] == sorted(sorted(TOPICS)[:3])
