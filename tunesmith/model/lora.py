@@ -61,7 +61,7 @@ class Mixture:
     The tokens of adapter a are `rows[a]`; they stand at `member[a, :]`, padded to the largest group, and token t's
     result is row `place[t]` of the flattened groups. `stacks` holds per layer the adapters' factors [n, in, R] and
     [n, R, out], zero beyond an adapter's own rank, the scaling in the second one; and where there is DoRA among them,
-    what multiplies the layer's own product, [n, out].
+    its factors, [n, out].
     """
 
     rows: dict[str, Tensor]
@@ -79,11 +79,10 @@ class Mixture:
         flat = x.reshape(-1, x.shape[-1])
         own = flat.unflatten(0, (len(first), -1)) if self.even else flat[self.member]
         grouped = torch.bmm(torch.bmm(own.to(first.dtype), first), second).flatten(0, 1)
-        more = (grouped if self.even else grouped[self.place]).to(x.dtype).reshape(*x.shape[:-1], -1)
-        if factor is not None:
-            own_factor = factor[self.place // self.member.shape[1]].to(x.dtype).reshape(out.shape)
-            more = more + (own_factor - 1) * layer.product(out)
-        return out + more
+        out = out + (grouped if self.even else grouped[self.place]).to(x.dtype).reshape(*x.shape[:-1], -1)
+        if factor is None:
+            return out
+        return layer.stretched(out, factor[self.place // self.member.shape[1]].reshape(out.shape))
 
 
 class LoraLinear(peft_lora.Linear):
@@ -106,16 +105,13 @@ class LoraLinear(peft_lora.Linear):
         if not self.ours(role):
             return self._peft(role, x, out)
         first, second = (f[role].weight.to(x.dtype) for f in (self.lora_A, self.lora_B))
-        if self.dora(role):
-            factor = self.factor(role).to(x.dtype)
-            more = factor * (F.linear(F.linear(x, first), second) * self.scaling[role])
-            return out + (factor - 1) * self.product(out) + more
         flat, sums = x.reshape(-1, x.shape[-1]), out.reshape(-1, out.shape[-1])
         if transposed(flat):
             total = torch.addmm(sums.t(), second, first @ flat.t(), alpha=self.scaling[role]).t()
         else:
             total = torch.addmm(sums, F.linear(flat, first), second.t(), alpha=self.scaling[role])
-        return total.reshape(out.shape)
+        total = total.reshape(out.shape)
+        return self.stretched(total, self.factor(role)) if self.dora(role) else total
 
     def plain(self, name: str) -> bool:
         """Whether the adapter is W x + s B A x and nothing more."""
@@ -138,10 +134,13 @@ class LoraLinear(peft_lora.Linear):
         factor: Tensor = self.lora_magnitude_vector[name].weight / length
         return factor
 
-    def product(self, out: Tensor) -> Tensor:
-        """The layer's own output without its bias."""
+    def stretched(self, out: Tensor, factor: Tensor) -> Tensor:
+        """DoRA: what LoRA's output [..., out] becomes with its rows' factors; the bias is not theirs.
+
+        Where a factor is 1 nothing changes by a bit.
+        """
         bias: Any = self.base_layer.bias
-        return out if bias is None else out - bias
+        return out + (factor.to(out.dtype) - 1) * (out if bias is None else out - bias)
 
     def _peft(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         """PEFT's own computation, dropout left out as everywhere."""
@@ -285,7 +284,6 @@ def _put(layer: LoraLinear, kind: str, place: int, stack: tuple[Tensor, Tensor, 
         second[place, :r] = layer.lora_B[kind].weight.t() * layer.scaling[kind]
         if factor is not None and layer.dora(kind):
             factor[place] = layer.factor(kind)
-            second[place, :r] *= factor[place]
 
 
 @torch.no_grad()
