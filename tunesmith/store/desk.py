@@ -188,7 +188,7 @@ def review(workspace: Workspace, draft_id: str, decision: Review, *, role: str, 
     _check_review(decision)
 
     def insert(c: sa.Connection) -> bool:
-        c.execute(sa.select(db.drafts.c.seq).where(db.drafts.c.id == draft_id).with_for_update())  # decisions one by one
+        c.execute(sa.select(db.drafts.c.seq).where(db.drafts.c.id == draft_id).with_for_update())  # one by one
         draft = _draft(c, draft_id)
         if _stored(c, draft, decision.id):
             return False
