@@ -66,7 +66,7 @@ def started(command, log, **environment):
     with open(log, "w") as out:
         process = subprocess.Popen(command(port), stdout=out, stderr=out, env={**os.environ, **environment})
     try:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 900
         while not answers(url):
             assert process.poll() is None and time.monotonic() < end, Path(log).read_text()[-3000:]
             time.sleep(0.5)
