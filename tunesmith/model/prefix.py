@@ -1,8 +1,8 @@
 """Prefix tuning (arXiv 2101.00190) and prompt tuning (arXiv 2104.08691), in PEFT's formats.
 
-Both start from a real text: the fresh adapter computes exactly what the base computes behind that text, which is what
-makes them work (docs/results/prefix.md). How they compute is in `model.virtual`. Left out: training a prefix through
-an MLP, which a start from text makes needless (PEFT saves what its MLP gives, so such a folder loads).
+Both start from a real text: the fresh adapter computes exactly what the base computes behind that text. What that is
+worth is in docs/results/prefix.md, how they compute in `model.virtual`. Left out: training a prefix through an MLP
+(PEFT saves what its MLP gives, so such a folder loads).
 """
 
 from __future__ import annotations
