@@ -1,10 +1,15 @@
-"""Every body that the API sends, held against the types of OpenAI's own client: nothing required may lack, nothing
-unknown may be there. `paused` and `rlhf` are ours alone.
+"""Every body that the API sends, held against the types of OpenAI's own client (nothing required may lack, nothing
+unknown may be there) and against the component schemas of OpenAI's own OpenAPI document (openai_openapi.json, MIT).
+`paused` and `rlhf` are ours alone.
 """
 
+import functools
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
 from openai.types import FileDeleted, FileObject, Model, ModelDeleted, Upload
 from openai.types.chat import ChatCompletion
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
@@ -24,6 +29,14 @@ KNOWN = [
     ("GET", r"/v1/models", list[Model]), ("DELETE", r"/v1/models/.+", ModelDeleted), ("GET", r"/v1/models/.+", Model),
     ("POST", r"/v1/chat/completions", ChatCompletion),
 ]
+OFFICIAL = {
+    "list[FileObject]": "ListFilesResponse", "FileObject": "OpenAIFile", "FileDeleted": "DeleteFileResponse",
+    "UploadPart": "UploadPart", "Upload": "Upload", "list[FineTuningJob]": "ListPaginatedFineTuningJobsResponse",
+    "FineTuningJob": "FineTuningJob", "list[FineTuningJobEvent]": "ListFineTuningJobEventsResponse",
+    "list[FineTuningJobCheckpoint]": "ListFineTuningJobCheckpointsResponse", "list[Model]": "ListModelsResponse",
+    "Model": "Model", "ModelDeleted": "DeleteModelResponse", "ChatCompletion": "CreateChatCompletionResponse",
+}
+"""What OpenAI's document calls the same."""
 PAGED = ("/v1/fine_tuning", "/v1/files")
 
 
@@ -32,8 +45,12 @@ def check(method: str, path: str, status: int, body: Any) -> None:
     if status >= 400:
         assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}, body
         assert body["error"]["message"] and body["error"]["type"], body
+        validator("ErrorResponse").validate(body)
         return
     kind = next(kind for verb, pattern, kind in KNOWN if verb == method and re.fullmatch(pattern, path))
+    name = f"list[{kind.__args__[0].__name__}]" if hasattr(kind, "__args__") else kind.__name__
+    rows = [theirs(one) for one in body["data"]] if "data" in body else None
+    validator(OFFICIAL[name]).validate(theirs(body) if rows is None else {**body, "data": rows})
     if hasattr(kind, "__args__"):
         assert body["object"] == "list" and (not path.startswith(PAGED) or isinstance(body["has_more"], bool)), body
         assert set(body) <= {"object", "data", "has_more", "first_id", "last_id"}, body
@@ -45,6 +62,18 @@ def check(method: str, path: str, status: int, body: Any) -> None:
 
 def strictly(kind: type[BaseModel], body: dict[str, Any]) -> None:
     """Validate a body, and refuse fields that the type does not have."""
+    made = kind.model_validate(theirs(body), strict=True)
+    assert not (more := list(unknown(made))), (kind.__name__, more)
+
+
+@functools.cache
+def validator(name: str) -> Draft202012Validator:
+    document = json.loads(Path(__file__).with_name("openai_openapi.json").read_text(encoding="utf-8"))
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": document["components"]})
+
+
+def theirs(body: dict[str, Any]) -> dict[str, Any]:
+    """The body without what is ours alone."""
     known = dict(body)
     if known.get("status") == "paused":  # OpenAI's documents have it, its client's type does not
         known["status"] = "running"
@@ -52,8 +81,7 @@ def strictly(kind: type[BaseModel], body: dict[str, Any]) -> None:
         known["method"] = {"type": "supervised"}
     if known.get("object") == "file" and known.get("purpose") == "evals":  # may be sent, but is no purpose of the type
         known["purpose"] = "user_data"
-    made = kind.model_validate(known, strict=True)
-    assert not (more := list(unknown(made))), (kind.__name__, more)
+    return known
 
 
 def unknown(value: Any, path: str = "") -> Any:

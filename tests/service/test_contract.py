@@ -40,7 +40,8 @@ def test_no_request_breaks_the_server(workspace, tmp_path):
     with running(app) as url:
         done = subprocess.run(
             [PROGRAM, "run", str(tmp_path / "spec.json"), "--url", url, "--checks", CHECKS, "--phases", "fuzzing",
-             "--max-examples", "30", "--request-timeout", "30", "--seed", "1"], capture_output=True, text=True)
+             "--max-examples", "30", "--request-timeout", "30", "--seed", "1"], cwd=tmp_path, capture_output=True,
+            text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 

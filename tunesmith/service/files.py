@@ -127,14 +127,14 @@ def router(workspace: Workspace) -> APIRouter:
 
 def shown(file: blobs.File) -> dict[str, Any]:
     """OpenAI's File object."""
-    return {"id": file.id, "object": "file", "bytes": file.bytes, "created_at": seconds(file.created),
-            "expires_at": seconds(file.expires), "filename": file.filename, "purpose": file.purpose,
-            "status": "processed", "status_details": None}
+    expires = {"expires_at": seconds(file.expires)} if file.expires else {}  # OpenAI's schema knows no null here
+    return {"id": file.id, "object": "file", "bytes": file.bytes, "created_at": seconds(file.created), **expires,
+            "filename": file.filename, "purpose": file.purpose, "status": "processed"}
 
 
 def page(data: list[dict[str, Any]], more: bool, *, ends: bool = True) -> dict[str, Any]:
-    """A page of a list, with the ids of its ends."""
-    known = {"first_id": data[0]["id"] if data else None, "last_id": data[-1]["id"] if data else None}
+    """A page of a list, with the ids of its ends, "" where it is empty."""
+    known = {"first_id": data[0]["id"] if data else "", "last_id": data[-1]["id"] if data else ""}
     return {"object": "list", "data": data, "has_more": more, **(known if ends else {})}
 
 
