@@ -314,7 +314,8 @@ def _serve(command: argparse.Namespace, terminal: Terminal) -> None:
     spec, engine = _engine(shop, chosen.base, chosen.rows)
     quotas = Quotas(chosen.requests_per_minute, chosen.storage_mb * 2**20, chosen.unfinished_jobs)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
-                     https=chosen.https, oidc=_provider(chosen), quotas=quotas, train=chosen.train, courier=_courier(shop, chosen),
+                     https=chosen.https, oidc=_provider(chosen), quotas=quotas, train=chosen.train,
+                     courier=_courier(shop, chosen),
                      **_serving(shop, chosen))
     needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
              "is open to every program on this machine until you make a key")

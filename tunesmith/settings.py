@@ -387,6 +387,13 @@ class Served(Settings):
     allow_host: tuple[str, ...] = Field((), description="names that people may call this server by, beside localhost")
     https: bool = Field(False, description="a proxy in front of this server encrypts: cookies are for https only")
 
+    oidc_issuer: str = Field("", description="where people may sign in with OpenID Connect (https://...), beside "
+                             "passwords; the client's secret is read from TUNESMITH_OIDC_SECRET")
+    oidc_client_id: str = Field("", description="the name that the OpenID Connect provider gave this studio")
+    oidc_domain: str = Field("", description="everybody with a verified e-mail address of this domain may come in; "
+                             "default: only addresses that were invited")
+    oidc_role: str = Field("labeler", description="what they are then: labeler, viewer or reviewer")
+
     @field_validator("allow_host")
     @classmethod
     def _names(cls, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from tunesmith.store.workspace import Workspace
 BASE = "http://127.0.0.1:8400"
 OURS = {"origin": BASE}
 GOOD = "copper lantern umbrella"
-OPEN = {"/signin", "/enter", "/invite", "/static", "/v1/{path:path}"}
+OPEN = {"/signin", "/enter", "/invite", "/static", "/metrics", "/v1/{path:path}"}
 """What a stranger may ask for; all other routes send them to the sign-in page or say 401."""
 
 

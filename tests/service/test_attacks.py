@@ -10,8 +10,8 @@ from tunesmith.errors import UserError
 from tunesmith.records import Ranking
 from tunesmith.store import work
 
-OPEN = {"/signin", "/enter", "/invite", "/signout"}
-"""Pages for people who are not signed in yet."""
+OPEN = {"/signin", "/enter", "/invite", "/signout", "/metrics"}
+"""Pages for people who are not signed in yet; figures for programs, as open as /v1."""
 HOSTILE = ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e%2f%2e%2e", "..%252f..%252fetc", "..\\..\\x",
            "%5c..%5c", "/etc/passwd", "C:\\x", "a%00b", "%00", "~root", "....//", "<script>alert(1)</script>",
            "' OR 1=1 --", "{{7*7}}", "x" * 300, "%ff%fe", "\u202e\u200b", "-1", "NaN", "CON",

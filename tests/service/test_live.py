@@ -75,7 +75,7 @@ def test_labelers_choose_no_set_and_see_no_names(client_as, workspace, engine):
     assert ask(labeler, set="desk")[-1]["set"] == "live"
     assert len(workspace.groups("desk")) == 3
     refused = labeler.post("/api/live", json=body(models=["far"]))
-    assert refused.status_code == 404
+    assert refused.status_code == 403
     assert client_as("viewer").post("/api/live", json=body()).status_code == 403
     assert ask(client_as("manager"), set="asked")[-1]["next"] == "/rank/asked"
 

@@ -1,6 +1,7 @@
 """Signing in and out, one's own account, and the team's page.
 
-Plain HTML forms that need no JavaScript. Left out: OIDC, second factors, e-mail (links are handed on by people).
+Plain HTML forms that need no JavaScript. Signing in elsewhere is in `oidc`. Left out: second factors, e-mail (links
+are handed on by people).
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _doors(routes: APIRouter, workspace: Workspace, hashing: Hashing, by_name: T
     def signin(request: Request, next: str = "/") -> Response:
         if _known(request):
             return _to(local(next))
-        return _page("signin.html", next=local(next), name="", problem="")
+        return _page("signin.html", next=local(next), name="", problem="", oidc=request.app.state.oidc)
 
     @routes.post("/signin")
     async def sign_in(request: Request, fields: Form) -> Response:
@@ -84,13 +85,14 @@ def _doors(routes: APIRouter, workspace: Workspace, hashing: Hashing, by_name: T
         if wait > 0:
             problem = f"Too many tries; wait {_duration(wait)} and try again."
             return _page("signin.html", 429, {"retry-after": str(math.ceil(wait))}, next=local(path), name=name,
-                         problem=problem)
+                         problem=problem, oidc=request.app.state.oidc)
         by_name.failed(name, where)
         found = team.sign_in(workspace, name, password)
         if found is None:
             by_address.failed(where)
             log.warning("sign-in failed: %r from %s", name[:64], where)
-            return _page("signin.html", 401, next=local(path), name=name, problem=WRONG)
+            return _page("signin.html", 401, next=local(path), name=name, problem=WRONG,
+                         oidc=request.app.state.oidc)
         by_address.forgive(by_name.forget(name, where) - 1, where)  # their own slips; never those of others
         return _welcome(request, workspace, team.start_session(workspace, found.name), local(path))
 

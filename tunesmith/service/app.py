@@ -25,6 +25,7 @@ from tunesmith.store import team
 
 if TYPE_CHECKING:
     from tunesmith.service.gateway import Gateway
+    from tunesmith.service.oidc import Provider
     from tunesmith.service.webhooks import Courier
     from tunesmith.store.workspace import Workspace
 
@@ -33,7 +34,8 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
                labeler: str = "me", max_body: int = MAX_BODY, hosts: Sequence[str] = (),
                https: bool = False, quotas: Quotas | None = None, limits: Limits | None = None,
                guard: answer_guard.Guard | None = None, gateway: Gateway | None = None,
-               train: bool = False, courier: Courier | None = None) -> FastAPI:
+               train: bool = False, courier: Courier | None = None,
+               oidc: Provider | None = None) -> FastAPI:
     """The studio, and with an `engine` the API too.
 
     `engine` is called on the first request that needs it, so the pages answer at once and without torch. `base` is
@@ -65,6 +67,11 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
     for pages in (accounts, rank, desk, sources, live, dashboards):
         app.include_router(pages.router(workspace))
+    app.state.oidc = oidc is not None
+    if oidc is not None:
+        from tunesmith.service import oidc as elsewhere
+
+        app.include_router(elsewhere.router(workspace, oidc))
     board = Board(workspace)
     for staff in (manage, queue):
         app.include_router(staff.router(workspace, board))

@@ -28,8 +28,8 @@ from tunesmith.store.runs import now
 if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
-__all__ = ["Account", "Invitation", "Quarantine", "Role", "accept", "account", "accounts", "audit", "end_session",
-           "end_sessions", "enter", "entries", "from_now", "invitation", "invitations", "invite", "lift", "link",
+__all__ = ["Account", "Invitation", "Quarantine", "Role", "accept", "account", "accounts", "admit", "audit",
+           "end_session", "end_sessions", "enter", "entries", "from_now", "invitation", "invitations", "invite", "lift", "link",
            "link_for", "may_grant", "new_account", "owner", "quarantine", "quarantined", "quarantines",
            "reset_password", "session", "sessions", "set_active", "set_password", "set_role", "sign_in", "spelled",
            "start_session", "verify_audit", "withdraw"]
@@ -298,14 +298,48 @@ def accept(workspace: Workspace, secret: str, name: str, password: str) -> Accou
 
     def write(c: sa.Connection) -> None:
         _use(c, secret, name)
-        if not asked.name and c.scalar(sa.select(db.rankings.c.seq).where(db.rankings.c.labeler == name).limit(1)):
-            raise UserError(f'somebody already judged as "{name}"; choose another name, '
-                            "or ask for an invitation under this name if that was you")
+        if not asked.name:
+            if "@" in name:  # whoever has that address could sign in to it by OpenID Connect
+                raise UserError("choose a name without @, or ask for an invitation under your address")
+            _not_anothers(c, name)
         _insert_account(c, name, asked.role, hashed)
         append(c, name, "join", name, {"role": asked.role, "by": asked.by, "invitation": asked.digest[:12]})
 
     workspace.database.write(write)
     return account(workspace, name)
+
+
+def admit(workspace: Workspace, name: str, role: str = "") -> Account | None:
+    """The account of somebody whom another place signed in under `name`: theirs, or a new one without a password if
+    they were invited under this name or, with a `role`, in any case. None if they are strangers.
+
+    Raises:
+        UserError: the name cannot be an account's, or somebody else judged under it.
+    """
+    name = _account_name(name)
+
+    def write(c: sa.Connection) -> str:
+        lock(c)
+        i = db.invitations.c
+        if known := next((n for n in c.scalars(sa.select(db.accounts.c.name)) if _alike(n) == _alike(name)), ""):
+            return known
+        waiting = sa.select(db.invitations).where(*_open(), i.role != "", i.account != "").order_by(i.created.desc())
+        asked = next((row for row in c.execute(waiting) if _alike(row.account) == _alike(name)), None)
+        if asked is not None:
+            c.execute(sa.update(db.invitations).where(i.digest == asked.digest).values(used_by=asked.account))
+            _insert_account(c, asked.account, asked.role, "")
+            append(c, asked.account, "join", asked.account, {"role": asked.role, "by": asked.by, "how": "oidc",
+                                                             "invitation": asked.digest[:12]})
+            return str(asked.account)
+        if not role:
+            return ""
+        _not_anothers(c, name)
+        _insert_account(c, name, role, "")
+        append(c, name, "join", name, {"role": role, "how": "oidc"})
+        return name
+
+    found = workspace.database.write(write)
+    return account(workspace, found) if found else None
 
 
 def link(workspace: Workspace, name: str, by: str, minutes: float = LINK_MINUTES) -> str:
@@ -478,6 +512,12 @@ def _end_sessions(c: sa.Connection, name: str, keep: str = "") -> None:
     c.execute(sa.delete(db.sessions).where(db.sessions.c.account == name, db.sessions.c.digest != digest(keep)))
     c.execute(sa.update(db.invitations).where(*_open(), db.invitations.c.role == "", db.invitations.c.account == name)
               .values(withdrawn=True))  # a link on its way would be a session too
+
+
+def _not_anothers(c: sa.Connection, name: str) -> None:
+    if c.scalar(sa.select(db.rankings.c.seq).where(db.rankings.c.labeler == name).limit(1)):
+        raise UserError(f'somebody already judged as "{name}"; choose another name, '
+                        "or ask for an invitation under this name if that was you")
 
 
 def _use(c: sa.Connection, secret: str, name: str) -> None:
