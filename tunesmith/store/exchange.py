@@ -102,7 +102,8 @@ def load(workspace: Workspace, path: str | Path, name: str, source: str = "") ->
         found.skipped["a group that is here already with other details (it stays as it is)"] += others
     groups = workspace.add_groups(name, list(found.groups.values()))
     verdicts = sum(workspace.add_rankings(found.rankings[n:n + 1000]) for n in range(0, len(found.rankings), 1000))
-    for labeler in sorted(found.quarantined - quarantined(workspace)):
+    held = found.quarantined & {r.labeler for r in found.rankings}
+    for labeler in sorted(held - quarantined(workspace)):
         quarantine(workspace, labeler, "in quarantine where the data comes from", SHELL)
     return groups, verdicts, found.skipped
 
