@@ -45,7 +45,17 @@ def row(**rest):
     return json.dumps({"prompt": "Rate?", "answers": ["7.5", "8"], **rest}).encode()
 
 
+def repeated(rows, text):
+    """A Parquet file of one text over and over, which takes no room: some hundred kB that are `rows * len(text)`."""
+    raw = io.BytesIO()
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), [text])
+    pq.write_table(pa.table({"prompt": column, "answer_1": column, "answer_2": column}), raw)
+    return raw.getvalue()
+
+
 CORPUS = {
+    "half-million-keys.jsonl": (json.dumps({f"k{n}": 0 for n in range(500_000)}).encode(), ":1: "),
+    "bomb.parquet": (repeated(200_000, "x" * 50_000), "far more than its size"),
     "empty.jsonl": (b"", "is empty"),
     "blank.jsonl": (b"\n\n \n", "no rows"),
     "utf16.jsonl": (GOOD.decode().encode("utf-16"), "UTF-16"),

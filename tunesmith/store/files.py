@@ -290,11 +290,16 @@ def _parquet(f: BinaryIO, path: Path, largest: int) -> Iterator[tuple[int, Row]]
 
     try:
         source = io.BytesIO(f.read()) if isinstance(f, gzip.GzipFile) else f
-        number = seen = 0
+        most = max(SMALL, PACKED * source.seek(0, io.SEEK_END))  # a column may say one text a million times
+        number = seen = source.seek(0)
         for batch in pq.ParquetFile(source).iter_batches(batch_size=PARQUET_ROWS):
-            seen += batch.nbytes
-            if batch.nbytes > PARQUET_ROWS * LONGEST_ROW or (largest and seen > largest):
+            size = sum((column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).nbytes
+                       for column in batch.columns)
+            seen += size
+            if size > PARQUET_ROWS * LONGEST_ROW or (largest and seen > largest):
                 raise DataError(f"unpacks to more than {seen // 2**20} MB", path, number + 1)
+            if seen > most:
+                raise DataError("unpacks to far more than its size", path, number + 1)
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
