@@ -5,8 +5,8 @@
 
 A request goes on as it is, but for `model`. Adapters are handed over in the format that each server takes:
 
-- vLLM is told to load the adapter's own PEFT folder when it is first asked for (POST /v1/load_lora_adapter; start it with
-  --enable-lora, --max-lora-rank and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True), and once more if it has forgotten it.
+- vLLM is told to load the adapter's own PEFT folder when it is first asked for (POST /v1/load_lora_adapter; start it
+  with --enable-lora, --max-lora-rank and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True), and once more if it has forgotten it.
 - llama.cpp takes GGUF files when it starts: `tunesmith adapters export desk@2 --format gguf-lora --out desk@2.gguf`,
   then `llama-server -m base.gguf --lora desk@2.gguf --lora-init-without-apply`; each request says which of them it
   wants. A server that lists models by name (llama-cpp-python's) is asked for the model called `desk@2`.
