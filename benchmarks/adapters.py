@@ -5,8 +5,8 @@
 The task is to name the intent of a bank customer's question (`text`, `intent`; 77 intents of BANKING77, CC BY 4.0)
 after 1,000 examples, on the bundled base, which has seen such questions but never an intent. 300 other questions
 measure it: loss per token of the answer, and how often the whole answer is the likeliest at every token. Forgetting is
-the rise of the loss on replies of the loan desk, which the base was made to write. Every run is a process of its own
-through `train.sft`, on one thread; seconds are the processor's, so that other programs on the machine count for less.
+the rise of the loss on replies of the loan desk, which the base was made to write. Every method has a process of its
+own and goes through `train.sft`, on one thread; seconds are the processor's, so that other programs count for less.
 `--tune` compares learning rates on training questions that the training leaves out; nothing is chosen on the held-out
 ones.
 """
@@ -31,9 +31,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": {}, "rslora": {"adapter": "lora", "rslora": True}, "dora": {"adapter": "dora"}, "ia3": {"adapter": "ia3"},
     "houlsby": {"adapter": "houlsby"}, "pfeiffer": {"adapter": "pfeiffer"}, "parallel": {"adapter": "parallel"},
     "prefix": {"adapter": "prefix"}, "prompt": {"adapter": "prompt"}, "full": {"adapter": "full"}}
-TRIED = {"lora": (1e-3, 3e-3), "rslora": (1e-3,), "dora": (3e-3,), "ia3": (1e-2, 5e-2), "houlsby": (1e-3, 5e-3),
-         "pfeiffer": (1e-3, 5e-3), "parallel": (1e-3, 5e-3), "prefix": (1e-2, 5e-2), "prompt": (1e-2, 5e-2),
-         "full": (1e-4, 3e-4, 1e-3)}
+TRIED = {"lora": (1e-3, 3e-3, 1e-2), "rslora": (1e-3,), "dora": (3e-3,), "ia3": (1e-2, 5e-2), "houlsby": (1e-3, 5e-3),
+         "pfeiffer": (1e-3, 5e-3), "parallel": (1e-3, 5e-3, 1e-2), "prefix": (1e-2, 5e-2), "prompt": (1e-2, 5e-2),
+         "full": (1e-4, 3e-4, 1e-3, 3e-3)}
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--text", required=True, help="JSONL with text and intent, may be gzipped")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--tune", action="store_true", help="learning rates, on one seed")
     parser.add_argument("--rates", help="JSON: a learning rate by method; without, the trainer's own")
     parser.add_argument("--log", type=Path, default=Path("adapters.jsonl"), help="runs that are in it are not repeated")
@@ -49,30 +49,30 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(measure(chosen.text, json.loads(chosen.one))))
+        for job in json.loads(chosen.one):
+            row = json.dumps({"job": job, **measure(chosen.text, job)})
+            with open(chosen.log, "a") as log:
+                log.write(row + "\n")
         return
-    known = [json.loads(line) for line in chosen.log.read_text().splitlines()] if chosen.log.exists() else []
-    for job in jobs(chosen):
-        if any(row["job"] == job for row in known):
-            continue
-        command = [sys.executable, "-m", "benchmarks.adapters", "--text", chosen.text, "--one", json.dumps(job)]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        if done.returncode:
-            raise SystemExit(f"{job}: {done.stderr[-2000:]}")
-        known.append({"job": job, **json.loads(done.stdout.splitlines()[-1])})
-        with open(chosen.log, "a") as log:
-            log.write(json.dumps(known[-1]) + "\n")
-        print(known[-1], flush=True)
+    for method in chosen.methods:
+        left = [job for job in jobs(chosen, method) if job not in [row["job"] for row in logged(chosen.log)]]
+        command = [sys.executable, "-m", "benchmarks.adapters", "--text", chosen.text, "--log", str(chosen.log),
+                   "--one", json.dumps(left)]
+        if left:
+            subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if chosen.out:
-        chosen.out.write_text(json.dumps(summary([r for r in known if not r["job"]["tune"]]), indent=1) + "\n")
+        chosen.out.write_text(json.dumps(summary(logged(chosen.log)), indent=1) + "\n")
 
 
-def jobs(chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def logged(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def jobs(chosen: argparse.Namespace, method: str) -> Iterator[dict[str, Any]]:
     rates = json.loads(chosen.rates) if chosen.rates else {}
     for seed in [0] if chosen.tune else chosen.seeds:
-        for method in chosen.methods:
-            for lr in TRIED[method] if chosen.tune else (rates.get(method, 0.0),):
-                yield {"method": method, "seed": seed, "lr": lr, "epochs": chosen.epochs, "tune": chosen.tune}
+        for lr in TRIED[method] if chosen.tune else (rates.get(method, 0.0),):
+            yield {"method": method, "seed": seed, "lr": lr, "epochs": chosen.epochs, "tune": chosen.tune}
 
 
 def measure(text: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -127,21 +127,29 @@ def questions(text: str, seed: int) -> list[Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds, and the largest distance from it."""
+    """Mean over seeds, and the largest distance from it; and what the learning rates were chosen by."""
     figures = {
         "held_out_loss": lambda r: r["after"]["held_out_loss"], "exact": lambda r: r["exact"],
         "forgotten": lambda r: r["after"]["own_loss"] - r["before"]["own_loss"],
-        "core_seconds": lambda r: r["about"]["core_seconds"], "peak_mb": lambda r: r["about"]["peak_mb"],
-        "disk_kb": lambda r: r["disk_bytes"] / 1000, "trained": lambda r: r["about"]["trained_parameters"]}
+        "core_seconds": lambda r: r["about"]["core_seconds"]}
     found: dict[str, Any] = {"rows": ROWS, "held_out": HELD_OUT, "before": rows[0]["before"], "methods": {}}
+    found["tuning"] = [{"method": r["job"]["method"], **sizes(r),
+                        **{name: figure(r) for name, figure in figures.items()}} for r in rows if r["job"]["tune"]]
     for method in METHODS:
-        if mine := [r for r in rows if r["job"]["method"] == method]:
+        if mine := [r for r in rows if r["job"]["method"] == method and not r["job"]["tune"]]:
             values = {name: [figure(r) for r in mine] for name, figure in figures.items()}
             found["methods"][method] = {
-                "seeds": len(mine), "parameters": mine[0]["about"]["parameters"],
+                "seeds": len(mine), **sizes(mine[0]),  # memory is that of a process's first run
                 **{name: {"mean": statistics.fmean(v), "within": max(abs(x - statistics.fmean(v)) for x in v)}
                    for name, v in values.items()}}
     return {**found, "runs": rows}
+
+
+def sizes(row: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on the seed."""
+    about = row["about"]
+    return {"lr": row["job"]["lr"], "parameters": about["parameters"], "trained": about["trained_parameters"],
+            "disk_kb": row["disk_bytes"] / 1000, "peak_mb": about["peak_mb"]}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -149,13 +157,24 @@ def table(found: dict[str, Any]) -> str:
     def shown(value: dict[str, float], digits: int, scale: float = 1.0, unit: str = "") -> str:
         return f"{scale * value['mean']:,.{digits}f}{unit} ± {scale * value['within']:,.{digits}f}"
 
-    lines = ["| | trained | of all | held-out loss | answers right | forgotten | core-seconds | peak MB | disk, kB |",
+    lines = ["| | rate | seeds | of all | held-out loss | answers right | forgotten | core-seconds | peak MB |",
              "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for name, m in found["methods"].items():
         lines.append(
-            f"| {name} | {m['trained']['mean']:,.0f} | {100 * m['trained']['mean'] / m['parameters']:.3g}% | "
+            f"| {name} | {m['lr']:g} | {m['seeds']} | {100 * m['trained'] / m['parameters']:.3g}% | "
             f"{shown(m['held_out_loss'], 3)} | {shown(m['exact'], 1, 100, '%')} | {shown(m['forgotten'], 3)} | "
-            f"{shown(m['core_seconds'], 0)} | {m['peak_mb']['mean']:,.0f} | {m['disk_kb']['mean']:,.0f} |")
+            f"{shown(m['core_seconds'], 0)} | {m['peak_mb']:,.0f} |")
+    return "\n".join(lines)
+
+
+def tried(found: dict[str, Any]) -> str:
+    """The learning rates for docs/which_adapter.md."""
+    lines = ["| | rate | trained | held-out loss | answers right | forgotten | core-seconds | peak MB | on disk, kB |",
+             "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    for t in sorted(found["tuning"], key=lambda t: (list(METHODS).index(t["method"]), t["lr"])):
+        lines.append(f"| {t['method']} | {t['lr']:g} | {t['trained']:,} | {t['held_out_loss']:.3f} | "
+                     f"{100 * t['exact']:.1f}% | {t['forgotten']:.3f} | {t['core_seconds']:.0f} | "
+                     f"{t['peak_mb']:,.0f} | {t['disk_kb']:,.0f} |")
     return "\n".join(lines)
 
 
