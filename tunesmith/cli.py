@@ -534,9 +534,9 @@ def _move(command: argparse.Namespace, terminal: Terminal, workspace: Workspace)
     from tunesmith.store.move import SQLITE, move
     from tunesmith.store.workspace import VARIABLE
 
+    workspace.close()
     if not command.to:
         raise SettingsError("tunesmith data move needs --to URL (of an empty PostgreSQL database) or --to sqlite")
-    workspace.close()
     rows = move(workspace.root, command.to)
     then = f"unset {VARIABLE}" if command.to == SQLITE else f"set {VARIABLE} to its URL"
     terminal.result({"moved": rows}, f"{sum(rows.values()):,} rows of {len(rows)} tables moved and compared; from now "

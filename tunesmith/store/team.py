@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tunesmith.store.workspace import Workspace
 
 __all__ = ["Account", "Invitation", "Quarantine", "Role", "accept", "account", "accounts", "admit", "audit",
-           "end_session", "end_sessions", "enter", "entries", "from_now", "invitation", "invitations", "invite", "lift", "link",
-           "link_for", "may_grant", "new_account", "owner", "quarantine", "quarantined", "quarantines",
+           "end_session", "end_sessions", "enter", "entries", "from_now", "invitation", "invitations", "invite", "lift",
+           "link", "link_for", "may_grant", "new_account", "owner", "quarantine", "quarantined", "quarantines",
            "reset_password", "session", "sessions", "set_active", "set_password", "set_role", "sign_in", "spelled",
            "start_session", "verify_audit", "withdraw"]
 
