@@ -5,17 +5,29 @@ import shutil
 from pathlib import Path
 
 import pytest
+from postgres import Server
 from service_fakes import FakeEngine, ask_as, group, running, signed
 from starlette.testclient import TestClient
 
 from tunesmith.service import create_app
-from tunesmith.store.workspace import Workspace
+from tunesmith.store.workspace import VARIABLE, Workspace
 
 BASE = "http://127.0.0.1:8400"
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server of the tests' own."""
+    server = Server()
+    yield server
+    server.remove()
+
+
 @pytest.fixture
-def workspace(tmp_path):
+def workspace(tmp_path, request, monkeypatch):
+    """On SQLite, unless a test asks for "postgres"."""
+    if getattr(request, "param", "") == "postgres":
+        monkeypatch.setenv(VARIABLE, request.getfixturevalue("postgres").database())
     with Workspace.open(tmp_path / "ws") as workspace:
         workspace.add_groups("desk", [group(f"What is the rate {i}?", *(f"It is {i}.{k} percent." for k in range(4)))
                                       for i in range(3)])

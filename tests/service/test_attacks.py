@@ -10,6 +10,9 @@ from tunesmith.errors import UserError
 from tunesmith.records import Ranking
 from tunesmith.store import work
 
+pytestmark = pytest.mark.parametrize("workspace", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)],
+                                     indirect=True)
+
 OPEN = {"/signin", "/enter", "/invite", "/signout", "/metrics"}
 """Pages for people who are not signed in yet; figures for programs, as open as /v1."""
 HOSTILE = ["../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e%2f%2e%2e", "..%252f..%252fetc", "..\\..\\x",

@@ -124,10 +124,10 @@ def test_malformed_files(client, workspace, name):
     sets = [s["name"] for s in workspace.group_sets()]
     client.get("/sources")
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far is the present
-    before, start = memory("VmRSS") + 2 * len(content) / 2**20, time.perf_counter()  # the test's client holds it too
+    before, start = memory("VmRSS") + 2 * len(content) / 2**20, time.process_time()  # the test's client holds it too
     refused = client.post("/api/uploads", params={"kind": "answers", "name": "bad", "file": name}, content=content,
                           headers={"content-type": "application/octet-stream"})
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     said = refused.json()["error"]["message"]
     assert refused.status_code == 400 and said.startswith(f"{name}:") and message in said, said
     assert len(said) < 600 and str(workspace.root) not in said
