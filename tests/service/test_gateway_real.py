@@ -80,11 +80,13 @@ def texts(workspace, engine, behind=""):
     """What each model says to one prompt, as text and as chat, greedily; and streamed."""
     app = create_app(workspace, engine, base="loan-desk", gateway=gateway(behind, 300) if behind else None)
     found = {}
+    own_way = {"repeat_penalty": 1.0} if behind.startswith("llamacpp") else {}  # its Python server has 1.1
     with running(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0, timeout=300) as api:
         for model in ("loan-desk", "desk@1", "desk@2", "desk@1"):
-            text = api.completions.create(model=model, prompt="Our APR is", max_tokens=12, temperature=0)
+            text = api.completions.create(model=model, prompt="Our APR is", max_tokens=12, temperature=0,
+                                          extra_body=own_way)
             chat = api.chat.completions.create(model=model, messages=[{"role": "user", "content": PROMPT}],
-                                               max_tokens=12, temperature=0, stream=True)
+                                               max_tokens=12, temperature=0, stream=True, extra_body=own_way)
             said = "".join(c.choices[0].delta.content or "" for c in chat if c.choices)
             found[model] = text.choices[0].text, said
             assert text.model == model
@@ -104,7 +106,7 @@ def own(workspace):
 
 
 def alike(found, want):
-    """The same words, but where two tokens are as likely to the last bits (llama.cpp keeps keys in float16): half of
+    """The same words, but where two tokens are as likely to the last bits: half of
     the answers whole, and how each begins."""
     for model, (text, chat) in want.items():
         for a, b in ((found[model][0], text), (found[model][1], chat)):
@@ -128,11 +130,12 @@ def test_vllm_answers_with_adapters_that_it_was_handed(published, tmp_path):
 
 def test_llama_cpp_answers_by_the_names_that_it_serves(published, tmp_path):
     llama = python("TUNESMITH_LLAMA_CPP_PYTHON")
-    job = [export.Job(published.adapter(f"desk@{v}"), BASE, "gguf-lora") for v in (1, 2)]
+    job = [export.Job(published.adapter(f"desk@{v}"), BASE, "gguf-lora", "fp32") for v in (1, 2)]
     files = [export.export(j, tmp_path / f"{j.adapter}.gguf") for j in job]
     base = export.export(export.Job(published.adapter("desk"), BASE, "gguf-base", "fp32"), tmp_path / "base.gguf")
-    models = [{"model": str(base), "model_alias": alias, "n_ctx": 256, "verbose": False, **lora} for alias, lora in (
-        ("loan-desk", {}), *((f.stem, {"lora_path": str(f)}) for f in files))]
+    loras = {"loan-desk": {}, **{f.stem: {"lora_path": str(f)} for f in files}}
+    models = [{"model": str(base), "model_alias": alias, "n_ctx": 256, "type_k": 0, "type_v": 0, **lora}
+              for alias, lora in loras.items()]
 
     def command(port):
         file = tmp_path / "llama.json"
