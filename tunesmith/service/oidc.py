@@ -3,8 +3,8 @@
     /oidc/start       sends the browser to the provider
     /oidc/callback    takes it back, checks what the provider says, and starts a session
 
-Who comes in: an e-mail address that the provider calls verified and that is an account's name, or was invited as one, or
-is of the allowed domain (then with the default role). Left out: sign-out at the provider, groups and
+Who comes in: an e-mail address that the provider calls verified and that is an account's name, or was invited as one,
+or is of the allowed domain (then with the default role). Left out: sign-out at the provider, groups and
 roles of the provider, several providers. Needs the extra `oidc`.
 """
 
