@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -187,11 +188,15 @@ def test_what_people_disagree_on_is_asked_first(client, client_as, workspace):
     for who, tiers in (("ann", ((0,), (1,), (2,), (3,))), ("bob", ((3,), (2,), (1,), (0,)))):
         workspace.add_ranking(Ranking(f"{who}-0", groups[1].id, who, tiers, shown=(0, 1, 2, 3)))
         workspace.add_ranking(Ranking(f"{who}-1", groups[0].id, who, ((0,), (1,), (2,), (3,)), shown=(0, 1, 2, 3)))
-    page = client.get("/sources/queue/desk").text
-    assert "labelers disagree" in page and "random" in page
-    assert "From now on" in client.post("/sources/queue/desk", data={"by": "verdicts"}).text
-    with workspace.database.read() as c:
-        found = dict(c.execute(sa.select(db.members.c.group_id, db.members.c.priority)).all())
+    while "being computed" in (page := client.get("/sources/queue/desk").text):
+        time.sleep(0.1)
+    assert "<b>2</b> of 2 judged groups: labelers disagree" in page
+    said = client.post("/sources/queue/desk", data={"by": "verdicts"}).text
+    assert "From now on" in said or "are being put" in said
+    found, end = {}, time.monotonic() + 20
+    while not any(found.values()) and time.monotonic() < end:
+        with workspace.database.read() as c:
+            found = dict(c.execute(sa.select(db.members.c.group_id, db.members.c.priority)).all())
     assert found[groups[1].id] > found[groups[0].id] > found[groups[2].id] >= 0
     assert client.get("/sources/queue/nothing").status_code == 404
     assert client_as("reviewer").post("/sources/queue/desk", data={"by": "verdicts"}).status_code == 403
