@@ -13,7 +13,7 @@ from tunesmith.errors import ModelError, UserError
 from tunesmith.model import adapters, tuners
 from tunesmith.model import base as bases
 from tunesmith.model.batch import Tree, build
-from tunesmith.model.engine import LocalEngine, settled, cut_at_stop
+from tunesmith.model.engine import LocalEngine, cut_at_stop, settled
 from tunesmith.model.scorer import token_logprobs
 from tunesmith.records import Message
 
