@@ -1,6 +1,7 @@
 """What several parts' tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,18 @@ import pytest
 from tunesmith.store.workspace import Workspace
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory):
+    """The folder of an empty workspace on SQLite, to copy: tables are made once."""
+    folder = tmp_path_factory.mktemp("empty") / "ws"
+    Workspace.open(folder).close()
+    return folder
+
+
 @pytest.fixture
-def workspace(tmp_path):
+def workspace(tmp_path, empty):
     """An empty workspace."""
+    shutil.copytree(empty, tmp_path / "ws")
     with Workspace.open(tmp_path / "ws") as w:
         yield w
 

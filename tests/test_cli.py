@@ -189,8 +189,8 @@ def test_mistakes_that_need_a_base(base: Path, root: Path, capsys: pytest.Captur
     assert "who judges" in mistake(capsys, "evaluate", "m", "--prompts", "long")
     assert "no scenario" in mistake(capsys, "evaluate", "m", "--prompts", "long", "--judge", "loan-desk")
     assert "m@1" in mistake(capsys, "evaluate", "m", "--prompts", "long", "--judge", "m")
-    assert "'lora' or 'full'" in mistake(capsys, "sft", "--base", str(base), "--data", "demos", "--name", "n",
-                                         "--adapter", "prefix")
+    assert "'lora', 'dora'" in mistake(capsys, "sft", "--base", str(base), "--data", "demos", "--name", "n",
+                                       "--adapter", "loar")
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_a_valid_workspace(base: Path, root: Path,

@@ -36,6 +36,7 @@ def check_about(found):
     assert found["about"]["fast"] and found["about"]["seed"] == 0 and found["about"]["processor"]
 
 
+@pytest.mark.slow
 def test_hh_reward_model(run):
     found = run("hh_reward_model")
     check_about(found)
@@ -49,6 +50,7 @@ def test_hh_reward_model(run):
     assert results["cost"]["groups"] > results["model"]["n"]
 
 
+@pytest.mark.slow
 def test_service_sft(run):
     found = run("service_sft")
     check_about(found)

@@ -24,10 +24,12 @@ def postgres():
 
 
 @pytest.fixture
-def workspace(tmp_path, request, monkeypatch):
+def workspace(tmp_path, request, empty, monkeypatch):
     """On SQLite, unless a test asks for "postgres"."""
     if getattr(request, "param", "") == "postgres":
         monkeypatch.setenv(VARIABLE, request.getfixturevalue("postgres").database())
+    else:
+        shutil.copytree(empty, tmp_path / "ws")
     with Workspace.open(tmp_path / "ws") as workspace:
         workspace.add_groups("desk", [group(f"What is the rate {i}?", *(f"It is {i}.{k} percent." for k in range(4)))
                                       for i in range(3)])

@@ -1,5 +1,7 @@
 """The store's tests run on both databases; PostgreSQL's are skipped where there is none."""
 
+import shutil
+
 import pytest
 from postgres import Server
 
@@ -16,10 +18,12 @@ def postgres():
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def workspace(request, tmp_path, monkeypatch):
+def workspace(request, tmp_path, empty, monkeypatch):
     """An empty workspace on each database; all rules hold in it when the test is over."""
     if request.param == "postgres":
         monkeypatch.setenv(VARIABLE, request.getfixturevalue("postgres").database())  # for child processes too
+    else:
+        shutil.copytree(empty, tmp_path / "ws")
     with Workspace.open(tmp_path / "ws") as w:
         yield w
         assert violations(w) == []

@@ -299,7 +299,7 @@ BAD_ROWS = [
     ("comparisons", {"input": "x", "preferred_output": [BOT], "non_preferred_output": [NO]},
      '"input" must be an object with "messages"'),
     ("comparisons", {"prompt": "x", "completion": "y", "label": "good"},
-     '"label" must be true, false or a number, it is a text'),
+     "\"label\" must be true, false or a number, got 'good'"),
     ("comparisons", {**HH, "labeler": "a\nb"}, "a labeler's name has 1 to 64 printable characters, got 'a\\nb'"),
     ("rankings", {**RANK, "answers": ["a"]}, 'a ranking needs at least 2 answers, "answers" has 1'),
     ("rankings", {**RANK, "answers": ["a", " ", "c"]}, '"answers" is empty (answers[1])'),
