@@ -122,7 +122,8 @@ def batter(tmp_path, kills: int, cuts: int, database: str = "", people: int = 4)
         stored = Counter(r.id for r in workspace.rankings("desk"))
         acknowledged = {id for p in crowd for id in p.acknowledged}
         assert acknowledged <= set(stored) and set(stored.values()) == {1}
-        assert Counter(r.group + r.labeler for r in workspace.rankings("desk")).most_common(1)[0][1] == 1
+        looks = Counter((r.group, r.labeler, r.purpose) for r in workspace.rankings("desk"))  # a second look is its own
+        assert max(looks.values()) == 1
         workspace.database.check()
         assert violations(workspace) == []
     assert not sum((p.problems for p in crowd), Counter())
