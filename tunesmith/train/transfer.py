@@ -15,7 +15,7 @@ from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree, build, hidden, split
 from tunesmith.model.scorer import BUDGET, token_logprobs
 from tunesmith.ops import logprobs, losses
-from tunesmith.statistics import Interval, bootstrap_mean, paired_difference
+from tunesmith.statistics import Interval, bootstrap_ratio
 from tunesmith.store.workspace import Adapter, Workspace
 from tunesmith.train import sft, stages
 
@@ -27,15 +27,16 @@ SPARSITY, REACH = 0.05, 1.5
 
 
 @torch.no_grad()
-def nats(base: Base, slot: str, trees: Sequence[Tree]) -> list[float]:
-    """Each demonstration's mean negative log-likelihood per learned token under adapter `slot`."""
-    found: list[float] = []
+def nats(base: Base, slot: str, trees: Sequence[Tree]) -> np.ndarray:
+    """Each demonstration's negative log-likelihood under adapter `slot`, summed over its learned tokens, [N], and the
+    number of these, [N]: both as one array [2, N]."""
+    found: list[np.ndarray] = []
     for part in split(trees, BUDGET):
         batch = build([trees[i] for i in part], base.device)
         weight = batch.table(batch.weight_N)
         sums = (batch.table(token_logprobs(base, slot, batch)) * weight).sum(1)
-        found += (-sums / weight.sum(1)).tolist()
-    return found
+        found.append(torch.stack([-sums, weight.sum(1)]).double().cpu().numpy())
+    return np.concatenate(found, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,12 @@ class Row:
 def row(base: Base, data: str, trees: Sequence[Tree], slots: Mapping[str, str], seed: int = 0) -> Row:
     """What each adapter (`slots`: its name and where it is attached) makes of one dataset.
 
-    The gain is paired, demonstration by demonstration, with bootstrap intervals.
+    Every token counts alike; intervals draw demonstrations anew, for the gain the same ones on both sides.
     """
-    bare = nats(base, "", trees)
-    each = {name: nats(base, slot, trees) for name, slot in slots.items()}
-    return Row(data, {BARE: bootstrap_mean(bare, seed=seed),
-                      **{name: bootstrap_mean(x, seed=seed) for name, x in each.items()}},
-               {name: paired_difference(bare, x, seed=seed) for name, x in each.items()})
+    each = {name: nats(base, slot, trees) for name, slot in {BARE: "", **slots}.items()}
+    bare, tokens = each[BARE]
+    return Row(data, {name: bootstrap_ratio(sums, tokens, seed=seed) for name, (sums, _) in each.items()},
+               {name: bootstrap_ratio(bare - each[name][0], tokens, seed=seed) for name in slots})
 
 
 def retention(workspace: Workspace, base: Base, model: Adapter, limit: int = 50, seed: int = 0) -> list[Row]:
