@@ -46,9 +46,7 @@ def change(base: Base, name: str) -> Change:
         ModelError: it is more than plain LoRA, so that its change is no product of two factors.
     """
     found = {}
-    for key, layer in _layers(base).items():
-        if name not in layer.lora_A:
-            continue
+    for key, layer in layers(base, name).items():
         if not layer.plain(name):
             raise ModelError(f'adapter "{name}" is more than plain LoRA; only plain LoRA adapters can be merged')
         found[key] = Factors(layer.lora_A[name].weight.float().clone(),
@@ -106,10 +104,9 @@ def attach(base: Base, name: str, parts: Mapping[str, Factors]) -> None:
     """A plain LoRA adapter that makes exactly this change; layers of a smaller rank are filled up with zeros."""
     rank = max(len(f.a) for f in parts.values())
     adapters.attach(base, name, adapters.Method(rank=rank, alpha=rank, targets=tuple(sorted(parts))), seed=0)
-    for key, layer in _layers(base).items():
-        if name in layer.lora_A:
-            a, b = layer.lora_A[name].weight.zero_(), layer.lora_B[name].weight.zero_()
-            a[:len(parts[key].a)], b[:, :len(parts[key].a)] = parts[key].a, parts[key].b
+    for key, layer in layers(base, name).items():
+        a, b = layer.lora_A[name].weight.zero_(), layer.lora_B[name].weight.zero_()
+        a[:len(parts[key].a)], b[:, :len(parts[key].a)] = parts[key].a, parts[key].b
 
 
 def _best(dense: Tensor, rank: int) -> Factors:
@@ -126,6 +123,6 @@ def _halves(u: Tensor, s: Tensor, v: Tensor) -> Factors:
     return Factors(root[:, None] * v, u * root)
 
 
-def _layers(base: Base) -> dict[str, lora.LoraLinear]:
-    """The layers that hold adapters, by their names in the base's own model."""
-    return {key: m for key, m in base.model.named_modules() if isinstance(m, lora.LoraLinear)}
+def layers(base: Base, name: str) -> dict[str, lora.LoraLinear]:
+    """The layers that a LoRA adapter changes, by their names in the base's own model."""
+    return {key: m for key, m in base.model.named_modules() if isinstance(m, lora.LoraLinear) and name in m.lora_A}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tunesmith.contracts import Sampling
 from tunesmith.errors import ModelError, UserError
-from tunesmith.model import adapters, lora, merging
+from tunesmith.model import adapters, merging
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Tree
 from tunesmith.model.engine import LocalEngine
@@ -74,7 +74,7 @@ def stack(base: Base, slot: str, below: merging.Change, method: adapters.Method,
     targets = (*method.targets, *below) if method.targets else ()
     adapters.attach(base, slot, adapters.Method(rank=rank, alpha=scale * rank, targets=targets), seed)
     with torch.no_grad():
-        for key, layer in _layers(base, slot).items():
+        for key, layer in merging.layers(base, slot).items():
             a, b = layer.lora_A[slot].weight, layer.lora_B[slot].weight
             a[:frozen] = 0
             if key in below:
@@ -82,7 +82,7 @@ def stack(base: Base, slot: str, below: merging.Change, method: adapters.Method,
                 a[:own], b[:, :own] = below[key].a, below[key].b / scale
     weights = adapters.trainable(base, slot)
     learns = (torch.arange(rank, device=base.device) >= frozen).float()
-    for layer in _layers(base, slot).values():
+    for layer in merging.layers(base, slot).values():
         layer.lora_A[slot].weight.register_hook(lambda g: g * learns[:, None].to(g.dtype))
         layer.lora_B[slot].weight.register_hook(lambda g: g * learns.to(g.dtype))
     return weights
@@ -97,7 +97,7 @@ def overlap(base: Base, slot: str, frozen: int) -> Tensor:
     """O-LoRA's penalty (arXiv 2310.14152, eq. 6 and 8): the squared inner products of the new A's rows with the
     frozen ones', summed over the layers."""
     parts = []
-    for layer in _layers(base, slot).values():
+    for layer in merging.layers(base, slot).values():
         a = layer.lora_A[slot].weight
         parts.append((a[frozen:] @ a[:frozen].detach().T).square().sum())
     return torch.stack(parts).sum()
@@ -143,7 +143,3 @@ def own_text(base: Base, count: int = 32, tokens: int = 64, seed: int = 0) -> li
     sampling = Sampling(max_tokens=tokens, seed=seed)
     rows = LocalEngine(base).generate([[first]], sampling, [(seed, 0, k) for k in range(count)], n=count)
     return [Tree((first,), (tuple(written),)) for written, _ in rows if written]
-
-
-def _layers(base: Base, slot: str) -> dict[str, lora.LoraLinear]:
-    return {key: m for key, m in base.model.named_modules() if isinstance(m, lora.LoraLinear) and slot in m.lora_A}
