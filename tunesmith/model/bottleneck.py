@@ -82,8 +82,9 @@ def load(base: Base, name: str, folder: Path) -> None:
     said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     try:
         config = Config(**said)
-        assert config.kind in KINDS and config.activation in ACTIVATIONS and config.width > 0
-    except (TypeError, AssertionError) as e:
+        if not (config.kind in KINDS and config.activation in ACTIVATIONS and config.width > 0):
+            raise ValueError
+    except (TypeError, ValueError) as e:
         raise ModelError(f"has a {CONFIG} that is not of Tunesmith's bottleneck layers: {said}") from e
     _install(base)
     base.bottlenecks[name] = spots.Held(config, spots.read(base, folder, _shapes(base, config)))
