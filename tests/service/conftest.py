@@ -122,6 +122,8 @@ def open_page(chromium, problems, signed_url):
         context = chromium.new_context(**{"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce",
                                           **options})
         contexts.append(context)
+        # Interception that begins in an open page may miss its next request: here it is on from the start.
+        context.route("**/intercepted-from-the-start", lambda route: route.abort())
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
