@@ -63,6 +63,26 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """How likely a text is behind another: its log-prob in nats, over how many tokens, and whether each of them was
+    the likeliest one at its place."""
+
+    logprob: float
+    tokens: int
+    greedy: bool
+
+
+class Reader(Protocol):
+    """Says how likely given texts are; needs the weights, or a server that tells log-probs of a prompt."""
+
+    def read(self, contexts: Sequence[Conversation | str], texts: Sequence[Sequence[str]], *, model: str = "",
+             progress: Callable[[int], None] | None = None) -> list[list[Read]]:
+        """Each of the texts behind its context: a conversation (the assistant's turn) or plain text without a
+        template. `progress` is called with the number of contexts done since the last call."""
+        ...
+
+
 class Scorer(Protocol):
     """Judges answers: a reward model, a rubric, a person's taste."""
 
