@@ -1,12 +1,15 @@
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tunesmith.evaluate.compare import compare
+from tunesmith.evaluate.gate import Gate, Rule, judge
 from tunesmith.evaluate.report import Metric, build, read, render, write
+from tunesmith.evaluate.suite import Figure, Item, section
 from tunesmith.records import Answer, Message, Prompt
 from tunesmith.statistics import Interval, wilson
 
@@ -166,6 +169,57 @@ def test_the_stages_are_a_table_of_losses_where_there_are_any():
 
 
 @pytest.mark.browser
+def suite(name="quiz", shift=0.2, chance=0.25):
+    """Two models' rows of a made-up test."""
+    rng = np.random.default_rng(1)
+    items = [Item(str(n), None) for n in range(200)]
+    quiz = SimpleNamespace(name=name, title="Quiz", about="Ten questions.", source="ours", items=lambda: items,
+                           figures=(Figure("right", "Right answers", chance=chance, human=0.9, headline=True),))
+    draw = rng.random(200)
+    rows = {m: [{"right": bool(x < p), "question": EVIL} for x in draw] for m, p in (("base", 0.25), ("sft", 0.25),
+                                                                                    ("ppo", 0.25 + shift))}
+    return section(quiz, items, rows, notes=["a note"])
+
+
+def test_suites_are_tables_and_sentences():
+    found = report(suites=[suite(), suite("other")])
+    row = found["suites"][0]["rows"][0]
+    assert all(c["adjusted"] >= c["p"] for c in row["changes"] if c["model"] == "ppo") and row["measurable"]
+    said = [s for s in found["verdict"] if s["text"].startswith("Quiz, right answers: Base")]
+    assert len(said) == 2 and said[0]["tone"] == "better" and "change against SFT: +" in said[0]["text"]
+    page = render(found)
+    assert "guessing 25.0%, people 90.0%" in page and "a note" in page and EVIL not in page
+
+
+def test_a_suite_at_chance_says_so():
+    found = report(suites=[suite(shift=0.0)])
+    assert not found["suites"][0]["rows"][0]["measurable"]
+    assert any("not measurable at this size" in s["text"] and s["tone"] == "info" for s in found["verdict"])
+    assert "at chance: not measurable at this size" in render(found)
+
+
+def test_suites_need_no_comparison():
+    found = build(None, title="Safety", models=["base", "sft", "ppo"], suites=[suite()])
+    assert "preferences" not in found and [m["name"] for m in found["models"]] == ["base", "sft", "ppo"]
+    assert "Quiz" in render(found)
+
+
+def test_a_gate_and_alarms_are_shown():
+    found = report(alarms=[{"text": "answers grew by half", "where": "ppo, update 7"}])
+    assert found["verdict"][-1] == {"text": "Alarm: answers grew by half", "tone": "watch"}
+    found["gate"] = judge(Gate(rule=(Rule(figure="preference", at_least=0.5), Rule(figure="alarms", at_most=0))), found)
+    assert [r["passed"] for r in found["gate"]["rules"]] == [True, False]
+    page = render(found)
+    assert "The gate: not passed" in page and "alarms at most 0" in page and "✗ no" in page
+
+
+def test_changes_are_paired_with_each_baseline():
+    found = report()
+    c = {(c["key"], c["baseline"]): c for c in found["changes"]}
+    assert c["adherence", "sft"]["difference"]["value"] == pytest.approx(0.5)
+    assert c["adherence", "sft"]["relative"]["value"] == pytest.approx(1.0) and ("adherence", "base") in c
+
+
 def test_the_page_renders_in_a_browser(tmp_path):
     chromium = shutil.which("chromium")
     if not chromium:

@@ -35,6 +35,7 @@ def render(report: Mapping[str, Any]) -> str:
         tables=[("What the judge and the checks found", _table(report, [m for m in metrics if not m.get("beside")])),
                 ("Beside them: is it progress or a hack?", _table(report, [m for m in metrics if m.get("beside")]))],
         names={m["key"]: m["label"] or m["key"] for m in metrics},
+        suites=[_suite(section, labels) for section in report.get("suites", [])],
         curves=[section for section in _curves(report) if section["figures"]], retention=_retention(report),
         how=_how(report.get("how", {})))
 
@@ -47,6 +48,16 @@ def show(interval: Mapping[str, Any] | None, unit: str = "%") -> str:
     spec = FORMATS.get(unit, ".2f")
     text = format(i.value, spec) if i.low == i.high or not isfinite(i.low + i.high) else format(i, spec)
     return text.replace("-", "−")
+
+
+def points(difference: Mapping[str, Any], unit: str) -> str:
+    """`+3.1 points [0.4, 5.8]`."""
+    if difference["value"] is None:
+        return "–"
+    i, scale, digits = _interval(difference), 100 if unit == "%" else 1, 1 if unit == "%" else 2
+    value, low, high = (f"{x * scale:.{digits}f}" for x in (i.value, i.low, i.high))
+    sign, word = "+" if i.value > 0 else "", " points" if unit == "%" else ""
+    return f"{sign}{value}{word} [{low}, {high}]".replace("-", "−")
 
 
 @cache
@@ -129,6 +140,23 @@ def _table(report: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> l
              "unit": m["unit"] if m["unit"] in ("words", "tokens", "nats") else "",
              "cells": [_split(show(model["metrics"].get(m["key"]), m["unit"])) for model in models]}
             for m in metrics if any(m["key"] in model["metrics"] for model in models)]
+
+
+def _suite(section: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """A suite's table: a row for each figure, a column for each model, then chance, people, and the newest's change."""
+    models = list(dict.fromkeys(m for row in section["rows"] for m in row["models"]))
+    newest = models[-1] if models else ""
+    rows = []
+    for row in section["rows"]:
+        unit = row["unit"]
+        beside = [f"{what} {format(row[key], FORMATS.get(unit, '.2f'))}" for key, what in (("chance", "guessing"),
+                  ("human", "people")) if row.get(key) is not None]
+        changes = [f"{points(c['difference'], unit)} against {labels.get(c['baseline'], c['baseline'])}"
+                   f" (p = {c.get('adjusted', c['p']):.2g})" for c in row["changes"] if c["model"] == newest]
+        rows.append({"label": row["label"], "better": row["better"], "help": row["help"], "beside": ", ".join(beside),
+                     "unit": unit if unit in ("words", "tokens", "nats") else "", "measurable": row["measurable"],
+                     "cells": [_split(show(row["models"].get(m), unit)) for m in models], "changes": changes})
+    return {**section, "models": [labels.get(m, m) for m in models], "rows": rows}
 
 
 def _curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:

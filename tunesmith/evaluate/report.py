@@ -25,9 +25,10 @@ from tunesmith.evaluate.compare import (
     metric_over_seeds,
     preference_over_seeds,
 )
-from tunesmith.evaluate.page import render, show
+from tunesmith.evaluate.page import points, render, show
+from tunesmith.evaluate.suite import Section
 from tunesmith.records import turns
-from tunesmith.statistics import Interval, Preference
+from tunesmith.statistics import Interval, Preference, holm
 
 __all__ = ["Metric", "Report", "build", "read", "render", "write"]
 
@@ -59,6 +60,11 @@ class Report(TypedDict, total=False):
     models: {"name", "label", "metrics": {key: interval}}, the plainest first.
     preferences: {"model", "baseline", "rate", "tie_rate", "wins", "ties", "losses"} and, where several seeds were
         trained, "seeds": {"bootstrap", "t", "each"}.
+    changes: {"key", "model", "baseline", "difference", "relative"} of the newest model's figures against each baseline.
+    suites: `suite.Section`s: benchmarks, safety, variety, consistency; changes carry "adjusted", the p-value after Holm
+        over all of the newest model's.
+    alarms: {"text", "where"}: what looked like a hack, a collapse or a hidden behaviour, while training or here.
+    gate: `gate.judge`'s verdict.
     curves: "sft": metric rows {"step", "loss", ...}; "reward": {"training": rows {"step", "loss", "accuracy"},
         "accuracy": interval on held-out pairs, "agreement": interval between labelers, "baselines": {label:
         interval}, "calibration": [{"predicted", "observed": interval}], "calibration_error", "pairs"}; "ppo": rows
@@ -78,6 +84,10 @@ class Report(TypedDict, total=False):
     metrics: list[dict[str, Any]]
     models: list[dict[str, Any]]
     preferences: list[dict[str, Any]]
+    changes: list[dict[str, Any]]
+    suites: list[Section]
+    alarms: list[dict[str, str]]
+    gate: dict[str, Any]
     curves: dict[str, Any]
     retention: list[dict[str, Any]]
     samples: list[dict[str, Any]]
@@ -122,42 +132,58 @@ BESIDE = (
 SCORE = Metric("score", "Judge's score", "", "higher", help="mean over the prompts")
 
 
-def build(comparison: Comparison, *, title: str, judge: Judge, metrics: Sequence[Metric] = (),
+def build(comparison: Comparison | None, *, title: str, judge: Judge | None = None, models: Sequence[str] = (),
+          metrics: Sequence[Metric] = (),
           labels: Mapping[str, str] | None = None, kl: Mapping[str, float | Interval] | None = None,
           seeds: Sequence[Comparison] = (), curves: Mapping[str, Any] | None = None,
-          retention: Sequence[Mapping[str, Any]] = (), how: Mapping[str, Mapping[str, Any]] | None = None,
-          notes: Iterable[str] = (), samples: int = 6,
-          seed: int = 0, created: str = "") -> Report:
+          retention: Sequence[Mapping[str, Any]] = (), suites: Sequence[Section] = (),
+          alarms: Sequence[Mapping[str, str]] = (), how: Mapping[str, Mapping[str, Any]] | None = None,
+          notes: Iterable[str] = (), samples: int = 6, seed: int = 0, created: str = "") -> Report:
     """A report from a comparison (models in training order, the one the report is about last).
 
     Args:
+        comparison: None where only suites were run, on `models`.
         metrics: what the checks mean, in the table's order; checks not named here follow under their own name.
         labels: model name -> what readers call it.
         kl: model name -> KL per answer from its starting point, measured by the caller.
         seeds: comparisons of all training seeds (this one included), where there are several: rates, means and
             changes are then over seeds, while samples show `comparison`.
-        curves, retention, how: as in `Report`; intervals may be `Interval`s.
+        curves, retention, suites, alarms, how: as in `Report`; intervals may be `Interval`s.
         samples: how many prompts to show side by side, picked at random; up to 2 more where the newest model lost.
     """
-    names = {m: (labels or {}).get(m, m) for m in comparison.models}
-    rows = {m: _row(comparison, seeds, m, seed) for m in comparison.models}
-    for model, value in (kl or {}).items():
-        rows[model]["kl"] = value if isinstance(value, Interval) else Interval(value, value, value, 0)
-    known = _described(metrics, rows)
-    preferences = [_preference(comparison, seeds, pair, p, seed) for pair, p in comparison.preferences(seed).items()]
-    report: Report = {
-        "title": title, "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
-        "verdict": _verdict(comparison, seeds, names, known, rows, preferences, seed), "judge": judge,
-        "n_prompts": len(comparison.prompts), "metrics": [asdict(m) for m in known],
-        "models": [{"name": m, "label": names[m], "metrics": {k: i.to_dict() for k, i in rows[m].items()}}
-                   for m in comparison.models],
-        "preferences": preferences, "samples": _samples(comparison, known, samples, seed), "notes": list(notes)}
+    models = comparison.models if comparison else tuple(models)
+    names = {m: (labels or {}).get(m, m) for m in models}
+    report: Report = {"title": title, "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
+                      "verdict": [], "models": [{"name": m, "label": names[m], "metrics": {}} for m in models]}
+    if comparison:
+        rows = {m: _row(comparison, seeds, m, seed) for m in models}
+        for model, value in (kl or {}).items():
+            rows[model]["kl"] = value if isinstance(value, Interval) else Interval(value, value, value, 0)
+        known = _described(metrics, rows)
+        preferences = [_preference(comparison, seeds, pair, p, seed)
+                       for pair, p in comparison.preferences(seed).items()]
+        report |= {
+            "verdict": _verdict(comparison, seeds, names, known, rows, preferences, seed),
+            "n_prompts": len(comparison.prompts), "metrics": [asdict(m) for m in known],
+            "models": [{"name": m, "label": names[m], "metrics": {k: i.to_dict() for k, i in rows[m].items()}}
+                       for m in models],
+            "preferences": preferences, "changes": _changes(comparison, seeds, seed),
+            "samples": _samples(comparison, known, samples, seed)}
+    if judge:
+        report["judge"] = judge
+    if suites:
+        report["suites"] = _adjusted(suites, models[-1])
+        report["verdict"] += _measured(report["suites"], names)
+    if alarms:
+        report["alarms"] = [dict(a) for a in alarms]
+        report["verdict"] += [{"text": f"Alarm: {a['text']}", "tone": "watch"} for a in alarms]
     if curves:
         report["curves"] = dict(curves)
     if retention:
         report["retention"] = [dict(row) for row in retention]
     if how:
         report["how"] = dict(how)
+    report["notes"] = list(notes)
     return _plain(report)
 
 
@@ -263,13 +289,9 @@ def _changed(m: Metric, comparisons: Sequence[Comparison], names: Mapping[str, s
     if len(models) < 2:
         return {"text": f"{text}.", "tone": "info"}
     newest, before = models[-1], models[-2]
-    several, first = len(comparisons) > 1, comparisons[0]
-    difference = (difference_over_seeds(comparisons, newest, before, m.key, seed) if several
-                  else first.difference(newest, before, m.key, seed))
+    difference = _difference(comparisons, newest, before, m.key, seed)
     if m.relative and rows[before][m.key].value:
-        ratio = (change_over_seeds(comparisons, newest, before, m.key, seed) if several
-                 else first.change(newest, before, m.key, seed))
-        change = _signed(ratio, 100, 0, "%")
+        change = _signed(_relative(comparisons, newest, before, m.key, seed), 100, 0, "%")
     else:
         change = _signed(difference, 100, 1, " points") if m.unit == "%" else _signed(difference, 1, 2)
     return {"text": f"{text}; change against {names[before]}: {change}.",
@@ -295,6 +317,55 @@ def _watch(comparison: Comparison, names: Mapping[str, str], rows: Mapping[str, 
             found.append(f"{what} ({b[key].value:.1%} → {a[key].value:.1%})")
     text = f"Watch: {names[newest]}'s answers are {', '.join(found)} than {names[before]}'s."
     return [{"text": text, "tone": "watch"}] if found else []
+
+
+def _changes(comparison: Comparison, seeds: Sequence[Comparison], seed: int) -> list[dict[str, Any]]:
+    """The newest model's figures against each baseline's, paired. Of KL and of whole sets there is nothing to pair."""
+    *baselines, newest = comparison.models
+    every = seeds if len(seeds) > 1 else [comparison]
+    return [{"key": key, "model": newest, "baseline": b, "difference": _difference(every, newest, b, key, seed),
+             "relative": _relative(every, newest, b, key, seed)}
+            for b in reversed(baselines) for key in comparison.keys(newest) if key in comparison.keys(b)]
+
+
+def _difference(comparisons: Sequence[Comparison], model: str, baseline: str, key: str, seed: int) -> Interval:
+    return (difference_over_seeds(comparisons, model, baseline, key, seed) if len(comparisons) > 1
+            else comparisons[0].difference(model, baseline, key, seed))
+
+
+def _relative(comparisons: Sequence[Comparison], model: str, baseline: str, key: str, seed: int) -> Interval:
+    return (change_over_seeds(comparisons, model, baseline, key, seed) if len(comparisons) > 1
+            else comparisons[0].change(model, baseline, key, seed))
+
+
+def _adjusted(suites: Sequence[Section], newest: str) -> list[Section]:
+    """With p-values adjusted for how many figures of the newest model are looked at."""
+    own = [change for s in suites for row in s["rows"] for change in row["changes"] if change["model"] == newest]
+    for change, p in zip(own, holm([c["p"] for c in own]), strict=True):
+        change["adjusted"] = p
+    return list(suites)
+
+
+def _measured(suites: Sequence[Section], names: Mapping[str, str]) -> list[Sentence]:
+    """A sentence for each headline figure of a suite: the newest model against the one before it."""
+    newest = list(names)[-1]
+    said: list[Sentence] = []
+    for suite in suites:
+        for row in suite["rows"]:
+            if not row["headline"] or newest not in row["models"]:
+                continue
+            path = " → ".join(f"{names[m]} {show(i, row['unit']).split()[0]}" for m, i in row["models"].items())
+            text, tone = f"{suite['title']}, {row['label'].lower()}: {path}", "info"
+            if not row["measurable"]:
+                said.append({"text": f"{text}: at chance, not measurable at this size.", "tone": "info"})
+                continue
+            for change in [c for c in row["changes"] if c["model"] == newest][:1]:
+                i, p = change["difference"], change["adjusted"]
+                tone = "unclear" if p >= 0.05 else _tone(i["low"], i["high"], row["better"])
+                text += (f"; change against {names[change['baseline']]}: {points(i, row['unit'])}, p = {p:.2g} after "
+                         "correction")
+            said.append({"text": f"{text}.", "tone": tone})  # type: ignore[typeddict-item]
+    return said
 
 
 def _tone(low: float, high: float, better: str) -> Tone:
