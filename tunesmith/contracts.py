@@ -54,9 +54,10 @@ class Written:
 class Engine(Protocol):
     """Writes answers."""
 
-    def sample(self, prompts: Sequence[Conversation], sampling: Sampling, *, n: int = 1, model: str = "",
+    def sample(self, prompts: Sequence[Conversation | str], sampling: Sampling, *, n: int = 1, model: str = "",
                progress: Callable[[int], None] | None = None) -> list[list[Answer]]:
-        """n answers for each prompt, from the adapter `model` (the bare base if empty).
+        """n answers for each prompt, from the adapter `model` (the bare base if empty): the assistant's turn behind a
+        conversation, or what comes behind plain text without a template.
 
         `progress` is called with the number of prompts finished since the last call.
         """
@@ -77,9 +78,10 @@ class Reader(Protocol):
     """Says how likely given texts are; needs the weights, or a server that tells log-probs of a prompt."""
 
     def read(self, contexts: Sequence[Conversation | str], texts: Sequence[Sequence[str]], *, model: str = "",
-             progress: Callable[[int], None] | None = None) -> list[list[Read]]:
+             cut: bool = False, progress: Callable[[int], None] | None = None) -> list[list[Read]]:
         """Each of the texts behind its context: a conversation (the assistant's turn) or plain text without a
-        template. `progress` is called with the number of contexts done since the last call."""
+        template. `cut`: a context that is too long loses its beginning, instead of being refused. `progress` is called
+        with the number of contexts done since the last call."""
         ...
 
 

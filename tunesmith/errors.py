@@ -4,6 +4,7 @@
     ├── UserError                 a person can mend it: one clear line, exit code 2, HTTP 400
     │   ├── SettingsError         an unknown key, a value out of range
     │   ├── DataError             a bad file or row; carries path, line and field
+    │   │   └── TooLong           a text of more tokens than the model reads
     │   ├── NotFound              a name that the workspace or the machine does not have; HTTP 404
     │   ├── NotAllowed            this person may not do it; HTTP 403
     │   ├── Conflict              somebody else was faster; HTTP 409
@@ -53,6 +54,10 @@ class DataError(UserError):
         where = "" if path is None else f"{path}:" if line is None else f"{path}:{line}:"
         super().__init__(f"{where} {what}".strip())
         self.path, self.line = path, line
+
+
+class TooLong(DataError):
+    """A text of more tokens than the model reads."""
 
 
 class NotFound(UserError):

@@ -173,6 +173,17 @@ def test_max_tokens_and_the_context_limit_the_answer(saved):
         never.sample([talk("q" * 300)], Sampling(5), model="m")
 
 
+def test_plain_text_is_continued_without_a_template(saved):
+    """The same tokens as `generate` gets; what is too long loses its beginning."""
+    never = make(saved["llama"], ending=-100.0)
+    text, encode = "word " * 60, never.base.chat.encode
+    short, long = never.sample(["The rate is", text], Sampling(9, 0.0), model="m")
+    rows = never.generate([encode("The rate is"), encode(text)[-247:]], Sampling(9, 0.0), [(0,), (0,)], model="m")
+    assert [list(a[0].tokens) for a in (short, long)] == [tokens for tokens, _ in rows]
+    half = never.generate([encode(text)[-128:]], Sampling(1280, 0.0), [(0,)], model="m")[0][0]
+    assert list(never.sample([text], Sampling(1280, 0.0), model="m")[0][0].tokens) == half and len(half) == 128
+
+
 def test_gpt2_rows_that_ended_stay_inside_the_learned_positions(saved):
     """A finished row beside a long one must not ask for position 256 of 256."""
     never = make(saved["gpt2"], ending=-100.0)

@@ -127,6 +127,16 @@ def test_answers(server, monkeypatch):
                                  {"role": "user", "content": "Rate? \U0001f600"}]}
 
 
+def test_plain_text_goes_to_completions(server):
+    server.say = lambda handler: handler.json({"choices": [{"text": " is low.", "finish_reason": "length"}]})
+    found, = remote(server).sample(["The rate"], Sampling(5, 0.0, stop=("\n",), seed=3))
+    assert (found[0].text, found[0].finished) == (" is low.", False)
+    path, _, body = server.asked[0]
+    assert path == "/v1/completions" and body == {
+        "model": "tiny", "prompt": "The rate", "max_tokens": 5, "temperature": 0.0, "top_p": 1.0, "seed": 3,
+        "stop": ["\n"]}
+
+
 def test_the_connection_goes_where_the_check_looked(server):
     """A name that answers with another address the second time (DNS rebinding) is not asked a second time."""
     answers = iter([["127.0.0.1"]])

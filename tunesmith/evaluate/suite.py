@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypedDict
 import numpy as np
 
 from tunesmith import statistics
-from tunesmith.contracts import Engine, Reader, Sampling
+from tunesmith.contracts import Engine, Read, Reader, Sampling
 from tunesmith.errors import DataError, UserError
 from tunesmith.records import Answer, Conversation
 from tunesmith.statistics import Floats, Interval
@@ -41,7 +41,19 @@ class Columns(dict[str, Floats]):
 
     def at(self, places: Any) -> Columns:
         """Some of the rows."""
-        return Columns(len(places), {k: c[places] for k, c in self.items()})
+        return _Some(self, places)
+
+
+class _Some(Columns):
+    """Some rows of others' columns, taken when they are asked for: a figure drawn a thousand times reads few of them."""
+
+    def __init__(self, whole: Columns, places: Any):
+        super().__init__(len(places), {})
+        self._whole, self._places = whole, places
+
+    def __missing__(self, key: str) -> Floats:
+        self[key] = found = self._whole[key][self._places]
+        return found
 
 
 RESAMPLES = 1000
@@ -88,11 +100,12 @@ class Subject:
     reader: Reader | None = None
     fingerprint: str = ""
 
-    def answers(self, prompts: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Answer]]:
-        """n answers to each prompt."""
+    def answers(self, prompts: Sequence[Conversation | str], sampling: Sampling, n: int = 1) -> list[list[Answer]]:
+        """n answers to each prompt; plain text is continued without a template."""
         return self.engine.sample(prompts, sampling, n=n, model=self.model)
 
-    def read(self, contexts: Sequence[Conversation | str], texts: Sequence[Sequence[str]]) -> list[list[Any]]:
+    def read(self, contexts: Sequence[Conversation | str], texts: Sequence[Sequence[str]], cut: bool = False
+             ) -> list[list[Read]]:
         """`contracts.Reader.read` as this model.
 
         Raises:
@@ -100,7 +113,7 @@ class Subject:
         """
         if self.reader is None:
             raise UserError(f"{self.name} only writes: this suite needs the log-probs of given texts")
-        return self.reader.read(contexts, texts, model=self.model)
+        return self.reader.read(contexts, texts, model=self.model, **({"cut": True} if cut else {}))
 
 
 class Suite(Protocol):

@@ -104,14 +104,19 @@ class LocalEngine:
         """The text of each token."""
         return [self.base.chat.text([t]) for t in tokens]
 
-    def sample(self, prompts: Sequence[Conversation], sampling: Sampling, *, n: int = 1,
+    def sample(self, prompts: Sequence[Conversation | str], sampling: Sampling, *, n: int = 1,
                model: str | Sequence[str] = "", progress: Callable[[int], None] | None = None) -> list[list[Answer]]:
         """n answers for each prompt from `model`, one name or one per prompt; prompt i's seed is `(sampling.seed, i)`.
 
+        Plain text that leaves less than `max_tokens` loses its beginning, as in lm-evaluation-harness; half of the
+        context stays in any case.
+
         Raises:
-            UserError: a prompt leaves no room for an answer in the base's context.
+            TooLong: a conversation leaves no room for an answer in the base's context.
         """
-        encoded = [self.base.chat.prompt(p) for p in prompts]
+        most = max(self.context - sampling.max_tokens, self.context // 2)
+        chat = self.base.chat
+        encoded = [(chat.encode(p) or [chat.eos])[-most:] if isinstance(p, str) else chat.prompt(p) for p in prompts]
         names = [model] * len(prompts) if isinstance(model, str) else list(model)
         seeds = [(sampling.seed, i, k) for i in range(len(prompts)) for k in range(n)]
         rows = self.generate(encoded, sampling, seeds, n=n, models=names, progress=progress)
@@ -144,7 +149,7 @@ class LocalEngine:
         fresh forward pass gives for that token.
 
         Raises:
-            UserError: a prompt leaves no room for an answer in the base's context.
+            TooLong: a prompt leaves no room for an answer in the base's context.
             ModelError: an adapter is more than plain LoRA and cannot share a batch with others.
         """
         names = list(models) or [model] * len(prompts)

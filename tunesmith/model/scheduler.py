@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.contracts import Sampling
-from tunesmith.errors import UserError
+from tunesmith.errors import TooLong
 from tunesmith.model.base import Base
 from tunesmith.model.decoding import Prompt, Rows, Weights
 from tunesmith.model.sampler import draw, likeliest, uniforms, weighed
@@ -102,7 +102,7 @@ class Scheduler:
         """One answer per seed; their tokens grow with every `step`.
 
         Raises:
-            UserError: the prompt leaves no room for an answer.
+            TooLong: the prompt leaves no room for an answer.
         """
         assert not self._broken, "an error has ended this scheduler"
         virtual = self.rows.ahead(model)
@@ -110,8 +110,8 @@ class Scheduler:
         room = self.base.context - ahead - len(prompt)
         if room < 1:
             less = f", {ahead} of them virtual ones of the adapter" if ahead else ""
-            raise UserError(f"a prompt of {len(prompt)} tokens leaves no room for an answer: base {self.base.spec} "
-                            f"takes {self.base.context}{less}; shorten or drop such prompts")
+            raise TooLong(f"a prompt of {len(prompt)} tokens leaves no room for an answer: base {self.base.spec} "
+                          f"takes {self.base.context}{less}; shorten or drop such prompts")
         self._sociable[model] = self._shares(model)
         request = Request(prompt, sampling, model, min(sampling.max_tokens, room), ahead, waiting=len(seeds))
         request.answers = [Writing(request, uniforms(seed, request.room)) for seed in seeds]

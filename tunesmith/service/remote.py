@@ -23,6 +23,7 @@ AT_ONCE = 4
 LONGEST_ANSWER = 400_000
 """Characters; a longer answer is no answer that people rank."""
 _PATH = "/chat/completions"
+_TEXT = "/completions"
 
 
 class RemoteEngine:
@@ -46,11 +47,11 @@ class RemoteEngine:
         """What stands beside an answer as its model."""
         return f"{self.target.authority}/{self.endpoint.model}"
 
-    def sample(self, prompts: Sequence[Conversation], sampling: Sampling, *, n: int = 1, model: str = "",
+    def sample(self, prompts: Sequence[Conversation | str], sampling: Sampling, *, n: int = 1, model: str = "",
                progress: Callable[[int], None] | None = None) -> list[list[Answer]]:
         """n answers for each prompt, the k-th from seed + k; an error worth it is tried again, a few times.
 
-        `model` is ignored: an endpoint is one model.
+        `model` is ignored: an endpoint is one model. Plain text goes to the server's /completions, which some have not.
 
         Raises:
             EndpointError: the server refused, failed, or is not allowed.
@@ -95,29 +96,32 @@ class RemoteEngine:
         """One request that can be cancelled."""
         return Exchange(self.target, self.policy, self.seconds)
 
-    def _patient(self, messages: Conversation, sampling: Sampling, k: int) -> Answer:
+    def _patient(self, messages: Conversation | str, sampling: Sampling, k: int) -> Answer:
         how = Sampling(sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.stop, sampling.seed + k)
         answer: Answer = outbound.patiently(lambda: self._once(messages, how), pause=self._pause)
         return answer
 
-    def _once(self, messages: Conversation, sampling: Sampling) -> Answer:
+    def _once(self, messages: Conversation | str, sampling: Sampling) -> Answer:
+        plain = isinstance(messages, str)
         try:
-            found = self.exchange().post(_PATH, self._body(messages, sampling), self._key)
+            found = self.exchange().post(_TEXT if plain else _PATH, self._body(messages, sampling), self._key)
         except EndpointError as error:
             if error.code != 400 or "max_completion_tokens" not in str(error) or self._length != "max_tokens":
                 raise
             self._length = "max_completion_tokens"
             return self._once(messages, sampling)
         choice = self._choice(found)
-        message = choice.get("message")
-        text = message.get("content") if isinstance(message, Mapping) else None
+        message = choice if plain else choice.get("message")
+        text = message.get("text" if plain else "content") if isinstance(message, Mapping) else None
         if not isinstance(text, str) or len(text) > LONGEST_ANSWER:
             raise EndpointError(f"{self.target.authority} answered without a text, or with one beyond all measure")
         return self._answer(text, str(choice.get("finish_reason")), sampling)
 
-    def _body(self, messages: Conversation, sampling: Sampling) -> dict[str, Any]:
-        body = {"model": self.endpoint.model, "messages": turns(messages), self._length: sampling.max_tokens,
-                "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed % 2**31}
+    def _body(self, messages: Conversation | str, sampling: Sampling) -> dict[str, Any]:
+        asked = ({"prompt": messages, "max_tokens": sampling.max_tokens} if isinstance(messages, str) else
+                 {"messages": turns(messages), self._length: sampling.max_tokens})
+        body = {"model": self.endpoint.model, **asked, "temperature": sampling.temperature, "top_p": sampling.top_p,
+                "seed": sampling.seed % 2**31}
         return {**body, **({"stop": list(sampling.stop)} if sampling.stop else {})}
 
     def _piece(self, data: str) -> tuple[str, str]:
