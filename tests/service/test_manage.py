@@ -134,7 +134,8 @@ def test_contested_groups_go_to_a_reviewer(client, client_as, workspace):
 
 def settings(**changed):
     return {"open": "yes", "blind": "yes", "order": "informative", "overlap": "2", "lease_seconds": "30",
-            "gold_share": "5", "repeat_share": "3", "contested_below": "70", "share_cap": "20", **changed}
+            "gold_share": "5", "repeat_share": "3", "contested_below": "70", "share_cap": "20",
+            "critique_share": "0", **changed}
 
 
 def test_settings_are_read_changed_and_logged(client, workspace):

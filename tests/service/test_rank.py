@@ -10,6 +10,7 @@ from tunesmith.errors import StorageError
 from tunesmith.records import Ranking
 from tunesmith.service.rank import Submission
 from tunesmith.store import work
+from tunesmith.store.critiques import Critique, add_critiques, arm
 from tunesmith.store.project import Project, acknowledged, add_guidelines, set_gold, set_project
 
 
@@ -334,3 +335,56 @@ def test_a_gold_question_never_says_so(client, workspace):
     set_project(workspace, "desk", Project(gold_share=0.2), "me")
     page = client.get("/rank/desk").text
     assert "gold" not in page.lower()
+
+
+# ---- critiques
+
+@pytest.fixture
+def criticised(workspace):
+    """Every group has a critique, which half of the labelers and groups see."""
+    for g in workspace.groups("desk"):
+        text = "[[1]]: **vague** <script>alert(1)</script>\n[[0]]: fine"
+        add_critiques(workspace, [Critique(g.id, text, 0, "critic-1")])
+    set_project(workspace, "desk", Project(critique_share=0.5), "me")
+    return {g.id: arm(g.id, "me", 0.5) for g in workspace.groups("desk")}
+
+
+def test_a_critique_is_shown_in_one_arm_only_and_the_verdict_says_which(client, workspace, criticised):
+    seen = set()
+    for n in range(3):
+        page = client.get("/rank/desk").text
+        claim = work.claim(workspace, "desk", "me", "admin")
+        side = criticised[claim.group.id]
+        letter = {index: "ABCD"[place] for place, index in enumerate(claim.shown)}
+        assert about(page, "critique") == side and ("A model’s opinion" in page) == (side == "shown")
+        assert (f"Answer {letter[1]}: <strong>vague</strong>" in page) == (side == "shown")
+        assert (f"Answer {letter[0]} is held for the best" in page) == (side == "shown")
+        assert "<script>alert" not in page and "critic-1" not in page
+        assert client.get("/rank/desk").text == page
+        client.post("/api/rankings", json=submission(claim, id=f"arm-{n:05}", trace={"critique": side})
+                    ).raise_for_status()
+        seen.add(side)
+    stored = {r.group: r.trace["critique"] for r in workspace.rankings("desk")}
+    assert stored == criticised and len(stored) == 3
+    for r in workspace.rankings("desk"):  # changing a verdict shows what was shown then
+        assert ("A model’s opinion" in client.get(f"/mine/{r.id}").text) == (criticised[r.group] == "shown")
+
+
+def test_without_the_projects_word_nobody_sees_a_critique(client, workspace, criticised):
+    set_project(workspace, "desk", Project(), "me")
+    page = client.get("/rank/desk").text
+    assert about(page, "critique") == "" and "opinion" not in page
+    assert "critique" not in client.post("/api/sets/desk/claims").json()["claim"]
+
+
+def test_programs_get_the_critique_of_their_arm(client, workspace, criticised):
+    set_project(workspace, "desk", Project(critique_share=1), "me")
+    claim = client.post("/api/sets/desk/claims").json()["claim"]
+    assert claim["critique"]["arm"] == "shown" and "is held for the best" in claim["critique"]["text"]
+    set_project(workspace, "desk", Project(critique_share=1e-9), "me")
+    assert client.post("/api/sets/desk/claims").json()["claim"]["critique"] == {"arm": "hidden", "text": ""}
+
+
+def test_an_arm_without_a_critique_is_refused(client, claim):
+    answer = client.post("/api/rankings", json=submission(claim, trace={"critique": "shown"}))
+    assert answer.status_code == 400 and "no critique" in answer.text

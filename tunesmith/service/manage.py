@@ -299,6 +299,8 @@ NUMBERS: dict[str, tuple[str, str, float]] = {
     "repeat_share": ("Second looks, %", "at what the labeler judged before, to see how steady they are: 0 to 20", 0.01),
     "contested_below": ("Contested below, %", "certainty of the consensus: 50 to 100", 0.01),
     "share_cap": ("Largest share of one labeler, %", "of the weight in training: 1 to 100", 0.01),
+    "critique_share": ("Critiques shown, %", "of the groups that have one, drawn for each labeler; the others are the "
+                       "control that shows whether critiques lead people: 0 to 100", 0.01),
 }
 """Label, hint, and what one unit of the form is in the project's."""
 SWITCHES = {"open": ("Open", "labelers may take more work"),

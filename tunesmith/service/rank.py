@@ -28,7 +28,8 @@ from tunesmith.service.markdown import render as markdown
 from tunesmith.service.pages import render
 from tunesmith.service.refusals import Refusal, describe
 from tunesmith.service.words import NAMES
-from tunesmith.store import mine, team, work
+from tunesmith.store import critiques, mine, team, work
+from tunesmith.store.critiques import SHOWN, Critique
 from tunesmith.store.project import Project, acknowledge, acknowledged, guidelines, guidelines_of, project, unread
 from tunesmith.store.sets import set_names, some_groups, unrankable
 
@@ -60,6 +61,7 @@ class Trace(BaseModel):
     device: Literal["keyboard", "mouse", "touch", "pen"] | None = None
     unfolded: int = Field(0, ge=0, le=1000)
     side_by_side: int = Field(0, ge=0, le=1000)
+    critique: Literal["shown", "hidden"] | None = None
 
 
 class Submission(BaseModel):
@@ -142,7 +144,8 @@ def router(workspace: Workspace) -> APIRouter:
                           alone=_alone(workspace), model=_only_model(workspace, name, who))
         last = work.last(workspace, name, who.name)
         return _task(who, name, claim.group, claim.shown, settings, rules, progress=progress, token=claim.token,
-                     undo=last is not None, alone=_alone(workspace), review=claim.purpose == "review")
+                     undo=last is not None, alone=_alone(workspace), review=claim.purpose == "review",
+                     critique=_critique(workspace, claim.group, _arm(settings, claim.group, who)))
 
     @routes.get("/rank/{name}/undo")
     def undo(name: str, who: Labeler) -> RedirectResponse:
@@ -166,7 +169,8 @@ def router(workspace: Workspace) -> APIRouter:
         to = f"/rank/{found.set_name}" if back == "rank" and found.set_name else "/mine"
         rules = guidelines(workspace, found.set_name) if found.set_name else None
         settings = project(workspace, found.set_name) if found.set_name else Project()
-        return _task(who, found.set_name, found.group, shown, settings, rules, revises=found, back=to)
+        return _task(who, found.set_name, found.group, shown, settings, rules, revises=found, back=to,
+                     critique=_critique(workspace, found.group, critiques.arm_of(found.ranking)))
 
     @routes.post("/api/rankings", status_code=201, response_class=JSONResponse)
     def store(body: Submission, response: Response, who: Labeler) -> Any:
@@ -177,6 +181,8 @@ def router(workspace: Workspace) -> APIRouter:
         read, needed = guidelines_of(workspace, body.group, who.name, body.token)
         if read < needed and not body.revises:
             raise _read_first(needed)
+        if body.trace.critique and critiques.critique(workspace, body.group) is None:
+            raise _invalid("trace.critique", "this group has no critique")
         ranking = replace(ranking, guidelines=read)
         try:
             new = work.submit(workspace, ranking, body.token).new
@@ -193,7 +199,10 @@ def router(workspace: Workspace) -> APIRouter:
         found = work.claim(workspace, name, who.name, who.role)
         if found is None:
             return {"claim": None}
+        side, beside = _critique(workspace, found.group, _arm(project(workspace, name), found.group, who))
         return {"claim": {
+            **({"critique": {"arm": side, "text": _lettered(beside, found.shown) if side == SHOWN else ""}}
+               if beside else {}),
             "token": found.token, "group": found.group.id, "shown": found.shown, "until": found.until,
             "prompt": [{"role": m.role, "content": m.content} for m in found.group.prompt.messages],
             "answers": [a.text for a in found.group.answers]}}
@@ -231,18 +240,43 @@ def router(workspace: Workspace) -> APIRouter:
 
 def _task(who: Person, name: str, group: AnswerGroup, shown: tuple[int, ...], settings: Project,
           rules: tuple[int, str] | None, *, revises: mine.Verdict | None = None, back: str = "", progress: Any = None,
-          token: str = "", undo: bool = False, alone: bool = True, review: bool = False) -> str:
+          token: str = "", undo: bool = False, alone: bool = True, review: bool = False,
+          critique: tuple[str, Critique | None] = ("", None)) -> str:
     """The ranking page: of a claim, or (`revises`) of one's own verdict."""
     if not 2 <= len(group.answers) <= len(NAMES):
         raise Refusal(f"A group of {name} has {len(group.answers)} answers; the studio ranks 2 to {len(NAMES)}.")
     cards = [_card(letter, index, group, not settings.blind) for letter, index in zip(NAMES, shown, strict=False)]
     about = {"group": group.id, "token": token, "lease": settings.lease_seconds, "labeler": who.name,
              "revises": revises.ranking.id if revises else "", "back": back or f"/rank/{name}",
-             "guidelines": rules[0] if rules else 0, "verdict": _state(revises.ranking) if revises else ""}
+             "guidelines": rules[0] if rules else 0, "verdict": _state(revises.ranking) if revises else "",
+             "critique": critique[0]}
+    beside = markdown(_lettered(critique[1], shown)) if critique[1] and critique[0] == SHOWN else ""
     turns = [(m.role, markdown(m.content)) for m in group.prompt.messages]
     return render("rank.html", who=who, name=name, about=about, turns=turns, cards=cards, progress=progress, undo=undo,
                   rules=(rules[0], markdown(rules[1])) if rules else None, settings=settings, revises=revises,
-                  reasons=SKIP_REASONS, flags=FLAGS, margins=MARGINS, alone=alone, review=review, back=back)
+                  reasons=SKIP_REASONS, flags=FLAGS, margins=MARGINS, alone=alone, review=review, back=back,
+                  critique=beside)
+
+
+def _arm(settings: Project, group: AnswerGroup, who: Person) -> str:
+    """Whether this labeler sees a critique of this group; "" where the project shows none to anybody."""
+    return critiques.arm(group.id, who.name, settings.critique_share) if settings.critique_share else ""
+
+
+def _critique(workspace: Workspace, group: AnswerGroup, arm: str) -> tuple[str, Critique | None]:
+    """The arm and the critique, if the group has one."""
+    found = critiques.critique(workspace, group.id) if arm else None
+    return (arm, found) if found else ("", None)
+
+
+def _lettered(critique: Critique, shown: tuple[int, ...]) -> str:
+    """The critique in the letters of this page."""
+    letter = {index: f"Answer {name}" for name, index in zip(NAMES, shown, strict=False)}
+    best = f"\n[[{critique.choice}]] is held for the best." if critique.choice is not None else ""
+    text = critique.text + best
+    for index, name in letter.items():
+        text = text.replace(f"[[{index}]]", name)
+    return text.replace("\n", "\n\n")
 
 
 def _card(letter: str, index: int, group: AnswerGroup, named: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@
     verdicts.py     answer groups and rankings in the database; sets.py reads sets a part at a time
     places.py       how many people may judge a group, and who holds a place; invariants.py counts it again
     work.py         claims with leases, verdicts that come back; mine.py shows a person's own
-    project.py      how a set is ranked; health.py counts for the dashboards
+    project.py      how a set is ranked; health.py counts for the dashboards; critiques.py who sees one
     desk.py         demonstrations: drafts and reviews
     team.py         accounts, invitations, sessions, quarantine; keys.py, passwords.py, audit.py
     endpoints.py    servers that may write answers

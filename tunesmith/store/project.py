@@ -53,6 +53,8 @@ class Project(BaseModel):
     """Whether anybody may claim more work."""
     blind: bool = True
     """Whether the names of the models stay hidden from labelers."""
+    critique_share: float = Field(0.0, ge=0, le=1)
+    """On how many of the groups that have a critique a labeler sees it; 0: nobody does, and no arm is noted."""
 
 
 def read_project(c: sa.Connection, seq: int) -> Project:

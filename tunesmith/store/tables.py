@@ -196,6 +196,14 @@ claims = sa.Table(
     sa.Index("ix_claims_live", "set_seq", "until", sqlite_where=sa.text("state = 'live'"),
              postgresql_where=sa.text("state = 'live'")))
 
+critiques = sa.Table(
+    "critiques", metadata,  # what a model holds of a group's answers; a project says who sees it
+    sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id"), primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("choice", sa.Integer, nullable=True),  # the answer that it holds for the best
+    sa.Column("by", sa.String(300), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False))
+
 # ---- the demonstration desk
 
 drafts = sa.Table(

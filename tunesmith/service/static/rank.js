@@ -16,7 +16,7 @@ import { watch } from "./watch.js";
 
 const byId = (id) => document.getElementById(id);
 const list = byId("answers");
-const task = list.dataset; // group, token, lease, labeler, revises, back, guidelines
+const task = list.dataset; // group, token, lease, labeler, revises, back, guidelines, critique
 const { cards, shown, nameOf, standing, words, show } = board(list);
 const said = extras(cards);
 const allBad = byId("all-bad");
@@ -259,11 +259,13 @@ async function skip() {
 function post(verdict) {
   if (list.inert) return;
   const id = newId();
+  const { seconds, trace } = clock.so_far();
   hold(true);
   status("Saving …");
   outbox.add({
     id, group: task.group, token: task.token, revises: task.revises,
-    guidelines: Number(task.guidelines), shown, ...verdict, ...clock.so_far(),
+    guidelines: Number(task.guidelines), shown, ...verdict,
+    seconds, trace: task.critique ? { ...trace, critique: task.critique } : trace,
   });
 }
 
