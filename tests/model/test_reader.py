@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, TooLong
 from tunesmith.model import adapters
 from tunesmith.model.engine import LocalEngine
 from tunesmith.model.reader import LocalReader
@@ -87,3 +87,25 @@ def test_what_cannot_be_read_is_refused(reader):
         reader.read(["long " * 100], [[" text"]])
     with pytest.raises(DataError, match="an empty text"):
         reader.read(["a"], [["b", ""]])
+
+
+def test_a_context_that_is_too_long_loses_its_beginning_if_asked(reader, base):
+    context, text = "word " * 100, "and an end"
+    whole = base.chat.encode(context + text)
+    n = len(base.chat.encode(context + text)) - len(base.chat.encode(context.rstrip()))
+    found, = reader.read([context], [[text]], cut=True)[0]
+    close(found, plain(base, whole[-256:-n], whole[-n:]))
+    with pytest.raises(TooLong):
+        reader.read(["a"], [["word " * 100]], cut=True)
+
+
+def test_a_long_text_behind_nothing_is_read_in_parts(reader, base):
+    """Every token once; the last part with all that fits before it."""
+    text = "".join(chr(97 + (i * i) % 26) for i in range(600))
+    whole = [base.tokenizer.bos_token_id, *base.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    parts = [(0, 1, 256), (255, 256, 511), (len(whole) - 256, 511, len(whole))]
+    expected = [plain(base, whole[a:b], whole[b:c]) for a, b, c in parts]
+    found = reader.read(["", ""], [[text], ["short"]])
+    assert found[0][0].tokens == len(whole) - 1 == sum(e[1] for e in expected)
+    assert found[0][0].logprob == pytest.approx(sum(e[0] for e in expected), abs=1e-3)
+    close(found[1][0], plain(base, whole[:1], base.tokenizer("short", add_special_tokens=False)["input_ids"]))

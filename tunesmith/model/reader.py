@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from tunesmith.contracts import Read
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, TooLong
 from tunesmith.model import adapters
 from tunesmith.model.batch import Tree, build, hidden, split
 from tunesmith.model.engine import LocalEngine
@@ -27,23 +27,22 @@ class LocalReader:
 
     @torch.no_grad()
     def read(self, contexts: Sequence[Conversation | str], texts: Sequence[Sequence[str]], *, model: str = "",
-             progress: Callable[[int], None] | None = None) -> list[list[Read]]:
-        """
+             cut: bool = False, progress: Callable[[int], None] | None = None) -> list[list[Read]]:
+        """A text behind nothing may be as long as it likes: what the model cannot read at once is read in parts.
+
         Raises:
-            DataError: an empty text, or a context with a text that is longer than the model reads.
+            DataError: an empty text.
+            TooLong: a context with a text is longer than the model reads (with `cut`: a text alone is).
         """
         base, slot = self.engine.base, self.engine.slot(model)
         if not all(map(all, texts)):
             raise DataError("an empty text has no likelihood")
-        pairs = [[self._pair(context, text) for text in row] for context, row in zip(contexts, texts, strict=True)]
-        trees, places = _trees(pairs)
         room = adapters.room(base, slot)
-        for tree in trees:
-            if len(tree.prompt) + max(map(len, tree.answers)) > room:
-                raise DataError(f"a context with its continuation is longer than the {room} tokens that the model "
-                                "reads")
-        out: list[list[Read | None]] = [[None] * len(row) for row in texts]
-        left = [len(row) for row in texts]
+        pairs = [[_fitting(self._pair(context, text), room, cut, rolling=context == "") for text in row]
+                 for context, row in zip(contexts, texts, strict=True)]
+        trees, places = _trees(pairs)
+        out = [[Read(0.0, 0, True) for _ in row] for row in texts]
+        left = [sum(map(len, row)) for row in pairs]
         for part in split(trees, BUDGET):
             batch = build([trees[i] for i in part], base.device)
             with adapters.active(base, slot):
@@ -55,12 +54,40 @@ class LocalReader:
             done = 0
             for (n, k), logprob, count, is_greedy in zip((p for i in part for p in places[i]), sums, counts.tolist(),
                                                          greedy, strict=True):
-                out[n][k] = Read(logprob, count, is_greedy)
+                before = out[n][k]
+                out[n][k] = Read(before.logprob + logprob, before.tokens + count, before.greedy and is_greedy)
                 left[n] -= 1
                 done += not left[n]
             if progress and done:
                 progress(done)
-        return [[read for read in row if read] for row in out]
+        return out
+
+    @torch.no_grad()
+    def divergence(self, ones: Sequence[Conversation], others: Sequence[Conversation], texts: Sequence[str], *,
+                   first: int = 32, model: str = "") -> list[float]:
+        """How differently the model goes on behind two contexts: KL(one | other) + KL(other | one) of the next-token
+        distributions over the whole vocabulary (Jeffreys 1946), along the `first` tokens of each text and its end, in
+        nats per token.
+
+        Raises:
+            TooLong: a context with its text is longer than the model reads.
+        """
+        base, slot, chat = self.engine.base, self.engine.slot(model), self.engine.base.chat
+        answers = [tuple(chat.answer(text)[:first]) for text in texts]
+        sides = [[Tree(tuple(chat.prompt(c)), (a,)) for c, a in zip(contexts, answers, strict=True)]
+                 for contexts in (ones, others)]
+        if max((t.size for trees in sides for t in trees), default=0) > adapters.room(base, slot):
+            raise TooLong(f"a context with its text is longer than the {adapters.room(base, slot)} tokens that the model "
+                          "reads")
+        out: list[float] = []
+        for part in split(sides[0], BUDGET):
+            batches = [build([trees[i] for i in part], base.device) for trees in sides]
+            with adapters.active(base, slot):
+                one, other = (hidden(base, b, at=b.source_N) for b in batches)
+                kl_N = sum(logprobs.kl_from_hidden(x, y, base.head) for x, y in ((one, other), (other, one)))
+            table_AT = batches[0].table(kl_N)
+            out += (table_AT.sum(1) / batches[0].mask().sum(1)).tolist()
+        return out
 
     def _pair(self, context: Conversation | str, text: str) -> Pair:
         """A plain text is tokenised with its context, as lm-evaluation-harness does: spaces at the end of the context
@@ -77,14 +104,29 @@ class LocalReader:
         return tuple(whole[:cut]), tuple(whole[cut:])
 
 
-def _trees(pairs: Sequence[Sequence[Pair]]) -> tuple[list[Tree], list[list[tuple[int, int]]]]:
-    """One tree per context (or per its ways of being cut), and where each of its answers belongs."""
-    trees, places = [], []
+def _fitting(pair: Pair, room: int, cut: bool, rolling: bool) -> list[Pair]:
+    """The pair as the model can read it. In parts (`rolling`), each token is told once, and the last part has as much
+    before it as there is room for: lm-evaluation-harness's disjoint windows."""
+    prompt, text = pair
+    if len(prompt) + len(text) <= room:
+        return [pair]
+    if rolling:
+        whole, ends = (*prompt, *text), range(len(prompt), len(prompt) + len(text), room - 1)
+        return [(whole[max(0, min(at + room - 1, len(whole)) - room):at], whole[at:at + room - 1]) for at in ends]
+    if cut and len(text) < room:
+        return [(prompt[len(prompt) + len(text) - room:], text)]
+    raise TooLong(f"a context with its continuation is longer than the {room} tokens that the model reads")
+
+
+def _trees(pairs: Sequence[Sequence[Sequence[Pair]]]) -> tuple[list[Tree], list[list[tuple[int, int]]]]:
+    """One tree per context (or per its ways of being cut), the longest first, and where each of its answers belongs."""
+    found: list[tuple[Tree, list[tuple[int, int]]]] = []
     for n, row in enumerate(pairs):
-        by_prompt: dict[tuple[int, ...], list[int]] = {}
-        for k, (prompt, _) in enumerate(row):
-            by_prompt.setdefault(prompt, []).append(k)
-        for prompt, ks in by_prompt.items():
-            trees.append(Tree(prompt, tuple(row[k][1] for k in ks)))
-            places.append([(n, k) for k in ks])
-    return trees, places
+        by_prompt: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+        for k, parts in enumerate(row):
+            for prompt, text in parts:
+                by_prompt.setdefault(prompt, []).append((k, text))
+        for prompt, answers in by_prompt.items():
+            found.append((Tree(prompt, tuple(text for _, text in answers)), [(n, k) for k, _ in answers]))
+    found.sort(key=lambda pair: -pair[0].size)
+    return [tree for tree, _ in found], [where for _, where in found]
