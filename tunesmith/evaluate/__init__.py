@@ -1,1 +1,1 @@
-"""What a model's answers are worth: judged scores, text figures, the report. Imports no torch and no store."""
+"""What a model's answers are worth: judged scores, text figures, the report. Imports no torch."""

@@ -45,7 +45,7 @@ class Columns(dict[str, Floats]):
 
 
 class _Some(Columns):
-    """Some rows of others' columns, taken when they are asked for: a figure drawn a thousand times reads few of them."""
+    """Some rows of other columns, taken when they are asked for: a figure drawn a thousand times reads few of them."""
 
     def __init__(self, whole: Columns, places: Any):
         super().__init__(len(places), {})
@@ -113,7 +113,7 @@ class Subject:
         """
         if self.reader is None:
             raise UserError(f"{self.name} only writes: this suite needs the log-probs of given texts")
-        return self.reader.read(contexts, texts, model=self.model, **({"cut": True} if cut else {}))
+        return self.reader.read(contexts, texts, model=self.model, cut=cut)
 
 
 class Suite(Protocol):

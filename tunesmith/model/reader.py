@@ -77,14 +77,15 @@ class LocalReader:
         sides = [[Tree(tuple(chat.prompt(c)), (a,)) for c, a in zip(contexts, answers, strict=True)]
                  for contexts in (ones, others)]
         if max((t.size for trees in sides for t in trees), default=0) > adapters.room(base, slot):
-            raise TooLong(f"a context with its text is longer than the {adapters.room(base, slot)} tokens that the model "
-                          "reads")
+            raise TooLong(f"a context with its text is longer than the {adapters.room(base, slot)} tokens that the "
+                          "model reads")
         out: list[float] = []
         for part in split(sides[0], BUDGET):
             batches = [build([trees[i] for i in part], base.device) for trees in sides]
             with adapters.active(base, slot):
                 one, other = (hidden(base, b, at=b.source_N) for b in batches)
-                kl_N = sum(logprobs.kl_from_hidden(x, y, base.head) for x, y in ((one, other), (other, one)))
+                kl_N = (logprobs.kl_from_hidden(one, other, base.head)
+                        + logprobs.kl_from_hidden(other, one, base.head))
             table_AT = batches[0].table(kl_N)
             out += (table_AT.sum(1) / batches[0].mask().sum(1)).tolist()
         return out
