@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.machine import describe
 from tunesmith import rounds
 from tunesmith.quickstart import builtin, story
-from tunesmith.rounds import Shop
 from tunesmith.settings import CollectSettings, PpoSettings, RewardSettings, SftSettings
+from tunesmith.shop import Shop
 from tunesmith.store.workspace import Workspace
 
 PLAN = story.Plan(demonstrations=600, ranked=200, customers=1500, held_out=12)

@@ -24,8 +24,8 @@ from benchmarks.quickstart import machine
 from tunesmith.model import adapters
 from tunesmith.quickstart import builtin
 from tunesmith.records import Demonstration, Message
-from tunesmith.rounds import Shop
 from tunesmith.settings import SftSettings
+from tunesmith.shop import Shop
 from tunesmith.statistics import t_interval
 from tunesmith.store.workspace import Workspace
 from tunesmith.terminal import Terminal

@@ -22,15 +22,15 @@ import numpy as np
 from coffee_turns import demonstrations, parsed, thumbs
 from common import arguments, auc_interval, bring, cost, finish, named, open_shop, read
 
-from tunesmith import rounds
+from tunesmith import evaluation, rounds
 from tunesmith.contracts import Sampling
 from tunesmith.errors import TunesmithError
 from tunesmith.model.base import Base
 from tunesmith.model.engine import LocalEngine
 from tunesmith.model.scorer import RewardModel
 from tunesmith.records import Answer, AnswerGroup, Prompt
-from tunesmith.rounds import Shop
 from tunesmith.settings import PpoSettings, RewardSettings, SftSettings
+from tunesmith.shop import Shop
 from tunesmith.statistics import Interval, auc, mean_interval, paired_difference
 from tunesmith.store.workspace import Adapter
 from tunesmith.terminal import Terminal
@@ -125,7 +125,7 @@ def policies(shop: Shop, base: Base, scorer: RewardModel, models: Mapping[str, A
             found[name] = checked(scorer, prompts, answers, approved)
             out[f"{name} {way}"] = {k: mean_interval(x[~np.isnan(x)], seed=seed) for k, x in found[name].items()}
             if name == "ppo" and way == "sampled":
-                kl = rounds.divergence(shop, str(adapter), prompts, answers, temperature)
+                kl = evaluation.divergence(shop, str(adapter), prompts, answers, temperature)
                 out[f"{name} {way}"]["kl"] = mean_interval(kl, seed=seed)
         out[f"ppo - sft {way}"] = {k: paired_difference(*both(found["ppo"][k], found["sft"][k]), seed=seed)
                                    for k in found["sft"]}

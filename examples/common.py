@@ -19,8 +19,8 @@ import numpy as np
 from tunesmith import __version__, rounds
 from tunesmith.errors import UserError
 from tunesmith.quickstart import builtin
-from tunesmith.rounds import Shop
 from tunesmith.settings import ImportSettings
+from tunesmith.shop import Shop
 from tunesmith.statistics import Interval, auc
 from tunesmith.store.workspace import Adapter, Dataset, Workspace
 from tunesmith.terminal import Terminal, table

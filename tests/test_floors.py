@@ -19,8 +19,10 @@ FLOORS = [
     {"model"},
     {"train", "evaluate"},
     {"service", "cluster"},
-    {"rounds", "terminal", "migrate"},
-    {"quickstart", "library"},
+    {"shop", "judgements", "terminal"},
+    {"evaluation", "library", "watching"},
+    {"rounds"},
+    {"quickstart", "migrate"},
     {"cli", "doctor", "__main__"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}

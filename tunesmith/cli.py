@@ -15,11 +15,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from tunesmith import __version__, settings
-from tunesmith.errors import SettingsError, TunesmithError, nearest
+from tunesmith.errors import GateClosed, SettingsError, TunesmithError, nearest
 from tunesmith.terminal import Terminal, table
 
 if TYPE_CHECKING:
-    from tunesmith.rounds import Shop
+    from tunesmith.shop import Shop
     from tunesmith.store.workspace import Workspace
 
 FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
@@ -204,7 +204,7 @@ def _settings(command: argparse.Namespace) -> Any:
 def _shop(command: argparse.Namespace, terminal: Terminal) -> Shop:
     """The workspace and the built-in names."""
     from tunesmith.quickstart import builtin
-    from tunesmith.rounds import Shop
+    from tunesmith.shop import Shop
     from tunesmith.store.workspace import Workspace
 
     return Shop(Workspace.open(command.workspace), terminal.progress, builtin.BASES, builtin.JUDGES)
@@ -287,10 +287,14 @@ def _collect(command: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _evaluate(command: argparse.Namespace, terminal: Terminal) -> None:
-    from tunesmith import rounds
+    from tunesmith import evaluation
 
-    made = rounds.evaluate(_shop(command, terminal), _settings(command))
+    made = evaluation.evaluate(_shop(command, terminal), _settings(command))
     terminal.result(made.report, "\n".join([*made.verdict, f"report: {made.path}"]))
+    gate = made.report.get("gate")
+    if gate and not gate["passed"]:
+        broken = [f"{r['rule']} (found {r['found']})" for r in gate["rules"] if not r["passed"]]
+        raise GateClosed(f"the gate is not passed: {'; '.join(broken)}")
 
 
 def _studio(command: argparse.Namespace, terminal: Terminal) -> None:

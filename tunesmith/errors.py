@@ -11,6 +11,7 @@
     │   ├── ModelError            a base or adapter that cannot be loaded or does not fit
     │   ├── GraderError           a grader that cannot be used; carries the field
     │   └── MissingExtra          an optional dependency; carries the install line
+    ├── GateClosed                a model broke a rule of the gate; exit code 1
     ├── StorageError              no space, read-only, another writer; HTTP 507
     ├── TrainingStopped           NaN or exploding loss; the last good checkpoint is kept
     └── Interrupted               somebody paused or cancelled it between two steps; a checkpoint is kept
@@ -99,6 +100,12 @@ class MissingExtra(UserError):
 
     def __init__(self, package: str, extra: str):
         super().__init__(f'{package} is not installed; install it with: pip install "tunesmith[{extra}]"')
+
+
+class GateClosed(TunesmithError):
+    """A model broke a rule that was written down before it was measured. Exit code 1: nobody made a mistake."""
+
+    exit_code = 1
 
 
 class StorageError(TunesmithError):

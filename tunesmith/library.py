@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import UserError
-from tunesmith.rounds import Shop
 from tunesmith.settings import MergeSettings, TransferSettings
+from tunesmith.shop import Shop
 from tunesmith.store.workspace import Adapter, Workspace
 
 if TYPE_CHECKING:

@@ -7,134 +7,39 @@ of its own are one and the same. Left out until rounds land: schedules, adoption
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith import __version__
-from tunesmith.contracts import Engine, Progress, Sampling, Scorer
-from tunesmith.errors import DataError, NotFound, SettingsError, UserError, nearest
-from tunesmith.evaluate import report as reports
-from tunesmith.evaluate.compare import Checks, answer_all, compare, save
-from tunesmith.evaluate.report import Metric
-from tunesmith.feedback.agreement import agreement, self_consistency
-from tunesmith.feedback.consensus import Agreed, agree, flip_rate
+from tunesmith.contracts import Engine, Progress, Sampling
+from tunesmith.errors import DataError, NotFound, SettingsError, UserError
+from tunesmith.feedback.consensus import agree
 from tunesmith.feedback.expressions import Ungraded
 from tunesmith.feedback.grading import Question, Reply
-from tunesmith.feedback.groups import ranked
-from tunesmith.records import Answer, AnswerGroup, Demonstration, Prompt
+from tunesmith.judgements import agreed, comparisons, label_noise
+from tunesmith.records import AnswerGroup, Demonstration
 from tunesmith.settings import (
     CollectSettings,
-    EvaluateSettings,
     ImportSettings,
     Lora,
-    Optimization,
     PpoSettings,
     PreferSettings,
     RewardSettings,
     Settings,
     SftSettings,
 )
-from tunesmith.statistics import mean_interval
+from tunesmith.shop import Shop, engine_of, limited
 from tunesmith.store import desk, exchange, foreign, formats
-from tunesmith.store.project import gold, project
 from tunesmith.store.sets import differing, set_names
-from tunesmith.store.team import quarantined
 from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
+from tunesmith.watching import monitor
 
 if TYPE_CHECKING:
     from tunesmith.model.base import Base
-    from tunesmith.model.engine import LocalEngine
     from tunesmith.service.graders import RemoteModel
     from tunesmith.train.grpo import Scoring
-
-REWARD = Metric("reward", "Reward model's score", "", "higher", help="what training maximised; it does not judge")
-
-
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """Who decides which answer is better: a scorer, what it is called, and what else it can check in an answer."""
-
-    label: str
-    scorer: Scorer
-    kind: str = "reward model"
-    checks: Checks | None = None
-    metrics: tuple[Metric, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A report: where it is, what it says first, and all of it."""
-
-    path: Path
-    verdict: list[str]
-    report: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """What every step needs: the workspace, the built-in names, and somebody to tell how far it is."""
-
-    workspace: Workspace
-    progress: Callable[[str], AbstractContextManager[Progress]]
-    bases: Mapping[str, str] = field(default_factory=dict)
-    judges: Mapping[str, Callable[[], Judge]] = field(default_factory=dict)
-
-    def base(self, spec: str, training: Optimization | None = None) -> Base:
-        """Load a base by directory, hub id, built-in name, or NAME@VERSION of a full fine-tuning.
-
-        `training` are the settings of a run that will train on it; they say in which precision.
-
-        Raises:
-            UserError: no base is named.
-        """
-        import torch
-
-        from tunesmith.model import base as bases
-        from tunesmith.model import machine, quantised
-        from tunesmith.train import memory
-
-        if not spec:
-            raise UserError("which base? give --base a model directory, a Hugging Face id or loan-desk")
-        bases.keep_memory()
-        base = bases.load(self._folder(spec), spec, dtype=memory.loaded(training) if training else None)
-        if training:
-            memory.set_precision(base, training)
-            if training.quantise != "none":
-                quantised.quantise(base, training.quantise)
-        torch.set_num_threads(machine.threads(base.width))
-        return base
-
-    def base_of(self, name: str, spec: str = "", training: Optimization | None = None) -> Base:
-        """The base that adapter `name` belongs to, or `spec` when there is no name.
-
-        Raises:
-            UserError: the base has changed since the adapter was trained.
-        """
-        if not name:
-            return self.base(spec, training)
-        adapter = self.workspace.adapter(name)
-        base = self.base(spec or str(adapter.base["spec"]), training)
-        if base.hash != adapter.base["hash"]:
-            raise UserError(f"{adapter} was trained on another base: {adapter.base['spec']} had hash "
-                            f"{adapter.base['hash']}, {base.spec} has {base.hash}; name the right one with --base")
-        return base
-
-    def _folder(self, spec: str) -> str:
-        from tunesmith.train import full
-
-        if "@" not in spec or Path(spec).exists():
-            return self.bases.get(spec, spec)
-        adapter = self.workspace.adapter(spec)
-        if adapter.base.get("kind") != "full":
-            raise UserError(f"--base {spec} is an adapter; its base is {adapter.base['spec']}")
-        return str(adapter.path / full.FOLDER)
 
 
 def import_file(shop: Shop, settings: ImportSettings) -> Dataset:
@@ -195,9 +100,9 @@ def collect(shop: Shop, settings: CollectSettings) -> int:
     Returns the number of new groups.
     """
     name = settings.name or settings.prompts
-    have = {g.prompt.id for g in shop.workspace.groups(name)} if name in _sets(shop.workspace) else set()
-    prompts = [p for p in _limited(shop.workspace.dataset(settings.prompts), settings.limit) if p.id not in have]
-    engine = _remote(shop.workspace, settings) if settings.endpoint else _engine(
+    have = {g.prompt.id for g in shop.workspace.groups(name)} if name in set_names(shop.workspace) else set()
+    prompts = [p for p in limited(shop.workspace.dataset(settings.prompts), settings.limit) if p.id not in have]
+    engine = _remote(shop.workspace, settings) if settings.endpoint else engine_of(
         shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     total = 0
     with shop.progress("collect") as progress:
@@ -230,66 +135,6 @@ def _remote(workspace: Workspace, settings: CollectSettings) -> Engine:
                                                key_variable=settings.key or known.key_variable)))
 
 
-def comparisons(workspace: Workspace, name: str, without: Sequence[str] = ()) -> list[AnswerGroup]:
-    """What people said of a set's groups, or an imported dataset's rows: one group per ranking.
-
-    Labelers named in `without` are left out, and so are, of a set, those in quarantine; test questions never train.
-
-    Raises:
-        NotFound: neither a set nor a dataset has this name.
-        UserError: nobody has ranked yet, or only people who are left out; or `without` names somebody who did not.
-    """
-    if name in _sets(workspace):
-        groups = _ranked(workspace, name, without)
-        if not groups:
-            out = {*without, *quarantined(workspace)}
-            why = f" (left out: {', '.join(sorted(out))})" if out else ""
-            raise UserError(f"nobody has ranked a group of {name} yet{why}; run: tunesmith studio --groups {name}")
-        return groups
-    dataset = workspace.dataset(name)
-    if dataset.kind not in ("comparisons", "rankings"):
-        raise UserError(f"{name} holds {dataset.kind}, not comparisons or rankings")
-    rows = list(dataset.rows())
-    _known_labelers(without, {g.labeler for g in rows}, name)
-    return [g for g in rows if g.labeler not in without]
-
-
-def _ranked(workspace: Workspace, name: str, without: Sequence[str]) -> list[AnswerGroup]:
-    """What is said of a set's groups by those who are not left out; empty if that is nobody."""
-    rankings, tests = workspace.rankings(name), gold(workspace, name)
-    _known_labelers(without, {r.labeler for r in rankings}, name)
-    groups = [g for g in workspace.groups(name) if g.id not in tests]
-    return ranked(groups, rankings, without={*without, *quarantined(workspace)}, merged=False)
-
-
-def _known_labelers(wanted: Sequence[str], known: set[str], name: str) -> None:
-    """
-    Raises:
-        UserError: one of the names judged nothing of these data: leaving it out would change nothing, unnoticed.
-    """
-    if strange := [who for who in wanted if who not in known]:
-        raise UserError(f'"{strange[0]}" has judged nothing of {name}, so nothing can be left out'
-                        f"{nearest(strange[0], known)}")
-
-
-def agreed(workspace: Workspace, settings: RewardSettings | PreferSettings) -> Agreed:
-    """The comparisons as a model learns from them, and how they were made, for the run's summary.
-
-    Raises:
-        NotFound, UserError: as `comparisons`.
-    """
-    name = settings.comparisons
-    held = sorted(quarantined(workspace) - set(settings.without))
-    cap = project(workspace, name).share_cap if name in _sets(workspace) else 1.0
-    found = agree(comparisons(workspace, name, settings.without), settings.consensus, cap=cap,
-                  held_out=settings.held_out)
-    if held and name in _sets(workspace):
-        left = {who: count for who, count in Counter(r.labeler for r in workspace.rankings(name, latest=True)).items()
-                if who in held}
-        return Agreed(found.groups, {**found.about, "quarantined": left})
-    return found
-
-
 def reward(shop: Shop, settings: RewardSettings, resume: Run | None = None) -> Adapter:
     """Rankings -> reward model, its held-out accuracy beside the labelers' agreement."""
     from tunesmith.train import reward as trainer
@@ -303,33 +148,14 @@ def reward(shop: Shop, settings: RewardSettings, resume: Run | None = None) -> A
                              progress=progress)
 
 
-def label_noise(workspace: Workspace, settings: RewardSettings) -> float:
-    """The share of wrong labels: from labelers' second looks, or without any from how far two labelers agree.
-
-    Raises:
-        UserError: nobody judged anything twice.
-    """
-    name = settings.comparisons
-    if name in _sets(workspace):
-        out = {*settings.without, *quarantined(workspace)}
-        rankings = [r for r in workspace.rankings(name) if r.labeler not in out]
-        looks = self_consistency({g.id: g for g in workspace.groups(name)}, rankings).values()
-        if count := sum(i.n for i in looks):
-            return round(flip_rate(sum(i.value * i.n for i in looks) / count), 4)
-    found = agreement(comparisons(workspace, name, settings.without)).percent
-    if not found.n:
-        raise UserError(f"--label-smoothing auto: in {name} nothing was judged twice; give a number instead, such as "
-                        "--label-smoothing 0.1")
-    return round(flip_rate(found.value), 4)
-
-
 def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter:
     """Reward model + policy -> a better policy."""
     from tunesmith.train import ppo as trainer
 
     base = shop.base_of(settings.policy, "", settings)
+    watch = monitor(shop, base, settings)
     with shop.progress("ppo") as progress:
-        return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress)
+        return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress, monitor=watch)
 
 
 def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> Adapter:
@@ -340,9 +166,11 @@ def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> A
         settings = settings.model_copy(update={"grader": json.dumps(_grader_spec(settings.grader))})
     base = shop.base_of(settings.policy, "", settings)
     scoring = _scoring(shop.workspace, base, settings) if settings.grader else None
+    watch = monitor(shop, base, settings) if settings.method in ("grpo", "rloo") else None
     with shop.progress(settings.method) as progress:
         if settings.method in ("grpo", "rloo"):
-            return grpo.train(shop.workspace, base, settings, scoring=scoring, resume=resume, progress=progress)
+            return grpo.train(shop.workspace, base, settings, scoring=scoring, resume=resume, progress=progress,
+                              monitor=watch)
         found = agreed(shop.workspace, settings)
         known: dict[str, Any] = {"about": found.about, "resume": resume, "progress": progress}
         if settings.method == "kto":
@@ -377,11 +205,11 @@ def _scoring(workspace: Workspace, base: Base, settings: PreferSettings) -> Scor
     from tunesmith.train.grpo import Scoring
 
     grader = parse(json.loads(settings.grader))
-    check_rows(grader, _limited(workspace.dataset(settings.prompts), 0), settings.prompts)
+    check_rows(grader, limited(workspace.dataset(settings.prompts), 0), settings.prompts)
     served = {name for a in workspace.adapters() if a.role == "policy" and a.base["hash"] == base.hash
               for name in (a.name, str(a))}
     own = {name for name in grader.models() if name in (served | {"base", base.spec})}
-    engine = _engine(base, workspace, sorted(own & served))
+    engine = engine_of(base, workspace, sorted(own & served))
 
     def answers(question: Question) -> Reply:
         name = question.model if question.model in served else ""
@@ -496,190 +324,3 @@ def once(shop: Shop, spec: str, command: str, name: str, settings: Settings | No
     return adapter
 
 
-def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> dict[str, list[Answer]]:
-    """One answer per prompt from every baseline and model, one base resident at a time; the plainest first."""
-    names = list(dict.fromkeys([*settings.against, *reversed(settings.models)]))
-    sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
-    drawn: dict[str, list[Answer]] = {}
-    with shop.progress("answers") as progress:
-        count = _counted(progress, len(prompts) * len(names))
-        for spec, same in _by_base(shop.workspace, names, settings.models[0]).items():
-            adapters = [n for n in same if n != "base"]
-            engine = _engine(shop.base_of(adapters[0] if adapters else "", spec), shop.workspace, adapters)
-            drawn |= answer_all(engine, prompts, {n: "" if n == "base" else n for n in same}, sampling, count)
-    return {n: drawn[n] for n in names}
-
-
-def _by_base(workspace: Workspace, names: Sequence[str], newest: str) -> dict[str, list[str]]:
-    """Models by the base they need; "base" is the one that the newest was trained on, or from."""
-    out: dict[str, list[str]] = {}
-    for name in names:
-        about = workspace.adapter(newest if name == "base" else name).base
-        out.setdefault(str((about.get("from", about) if name == "base" else about)["spec"]), []).append(name)
-    return out
-
-
-def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
-    """Models against baselines on held-out prompts -> report.json and report.html under reports/NAME."""
-    prompts = _limited(shop.workspace.dataset(settings.prompts), settings.limit)
-    who = judge(shop, settings.judge)
-    who.scorer.score(prompts[0], ["a judge that cannot judge these prompts says so before anything is sampled"])
-    drawn = answers(shop, settings, prompts)
-    rewarded = _rewards(shop, settings.reward, prompts, drawn)
-
-    def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
-        found = dict(who.checks(prompt, answer)) if who.checks else {}
-        return {**found, "reward": rewarded[prompt.id, answer]} if rewarded else found
-
-    with shop.progress("judging") as progress:
-        comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=_counted(progress, len(prompts)))
-    newest = settings.models[0]
-    kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
-          for m in drawn if m != "base"}
-    report = reports.build(
-        comparison, title=f"{newest} against {', '.join(n for n in drawn if n != newest)}",
-        judge={"name": who.label, "kind": who.kind, "simulated": True}, metrics=(*who.metrics, REWARD), kl=kl,
-        curves=curves(shop.workspace, newest), retention=retained(shop, newest),
-        how=provenance(shop.workspace, settings, prompts), seed=settings.seed,
-        notes=["KL is in nats per answer from the model that training began from, on the model's own answers."])
-    folder = shop.workspace.root / "reports" / settings.name
-    folder.mkdir(parents=True, exist_ok=True)
-    save(folder / "comparison.jsonl", comparison)
-    path = reports.write(folder, report)
-    return Made(path, [s["text"] for s in report.get("verdict", [])], report)
-
-
-def _rewards(shop: Shop, name: str, prompts: Sequence[Prompt],
-             drawn: Mapping[str, Sequence[Answer]]) -> dict[tuple[str, str], float]:
-    """The reward model's score of every answer, by prompt and text; empty without a reward model."""
-    if not name:
-        return {}
-    from tunesmith.model.scorer import RewardModel
-
-    model = RewardModel.load(shop.base_of(name), shop.workspace.adapter(name).path)
-    texts = [[a[n].text for a in drawn.values()] for n in range(len(prompts))]
-    scores = model.score_all(prompts, texts)
-    return {(p.id, text): score for p, row, marks in zip(prompts, texts, scores) for text, score in zip(row, marks)}
-
-
-def curves(workspace: Workspace, name: str) -> dict[str, Any]:
-    """The learning curves behind an adapter, found through its lineage."""
-    out: dict[str, Any] = {}
-    pending = [name]
-    while pending:
-        adapter = workspace.adapter(pending.pop())
-        run = workspace.run(adapter.lineage["run"])
-        pending += adapter.lineage.get("parents", {}).values()
-        if run.command == "reward" and "reward" not in out:
-            out["reward"] = {"training": run.metrics(), **run.summary.get("held_out", {}),
-                             **_agreement(workspace, run.settings["comparisons"], run.settings.get("without", ()))}
-        elif run.command not in out:
-            out[run.command] = run.metrics()
-    return out
-
-
-def _agreement(workspace: Workspace, name: str, without: Sequence[str]) -> dict[str, Any]:
-    """How often two labelers of these comparisons agreed, if two ever judged the same group; nothing, where all are in
-    quarantine by now."""
-    of_set = name in _sets(workspace)
-    found = agreement(_ranked(workspace, name, without) if of_set else comparisons(workspace, name, without)).percent
-    return {"agreement": found.to_dict()} if found.n else {}
-
-
-def provenance(workspace: Workspace, settings: EvaluateSettings,
-               prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
-    """How the models came about: settings, seeds, data, machine, cost."""
-    import torch
-    import transformers
-
-    from tunesmith.train import cost as costs
-
-    out: dict[str, dict[str, Any]] = {}
-    for name in settings.models:
-        adapter = workspace.adapter(name)
-        run = workspace.run(adapter.lineage["run"])
-        cost = {k: v for k, v in run.summary.items() if isinstance(v, int | float | str)}
-        out[str(adapter)] = {"run": run.id, "seed": run.seed, **cost,
-                             **{f"input: {k}": v for k, v in run.inputs.items()},
-                             **{f"--{k.replace('_', '-')}": v for k, v in run.settings.items()}}
-        out[f"{adapter}, with all that it was made from"] = costs.lineage(workspace, adapter)
-    out["Evaluation"] = {**settings.model_dump(mode="json"), "prompts, distinct": len({p.id for p in prompts})}
-    out["Machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-                      "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-                      "python": platform.python_version(), "torch": torch.__version__,
-                      "transformers": transformers.__version__, "tunesmith": __version__}
-    return out
-
-
-def judge(shop: Shop, name: str) -> Judge:
-    """A built-in judge, or a reward model of the workspace by name.
-
-    Raises:
-        NotFound: neither.
-    """
-    if not name:
-        raise UserError(f"who judges? give --judge a reward model of the workspace, or {' or '.join(shop.judges)}")
-    if name in shop.judges:
-        return shop.judges[name]()
-    from tunesmith.model.scorer import RewardModel
-
-    try:
-        adapter = shop.workspace.adapter(name)
-    except NotFound as e:
-        raise NotFound(f'no judge "{name}": give a reward model, or one of: {", ".join(shop.judges)} ({e})') from e
-    return Judge(f"reward model {adapter}", RewardModel.load(shop.base_of(name), adapter.path))
-
-
-def retained(shop: Shop, name: str) -> list[dict[str, Any]]:
-    """What a model kept of the stages that led to it, for the report."""
-    from tunesmith.train import transfer
-
-    adapter = shop.workspace.adapter(name)
-    return [row.to_dict() for row in transfer.retention(shop.workspace, shop.base_of(name), adapter)]
-
-
-def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Sequence[Answer],
-               temperature: float) -> list[float]:
-    """KL from the model that this one's training began from, in nats per answer (k1 on the model's own answers)."""
-    from tunesmith.model.scorer import answer_logprobs
-
-    adapter = shop.workspace.adapter(model)
-    parents = adapter.lineage.get("parents", {})
-    start = parents.get("policy") or parents.get("after") or ""
-    base = shop.base_of(start) if start else shop.base(str(adapter.base.get("from", adapter.base)["spec"]))
-    slot = _engine(base, shop.workspace, [start]).slot(start)
-    reference = answer_logprobs(base, slot, prompts, answers, temperature)
-    return [sum(a.logprobs) - r for a, r in zip(answers, reference)]
-
-
-def _counted(progress: Progress, total: int) -> Callable[[int], None]:
-    """A callback that takes how many more are done, for one that wants how many in all."""
-    done = 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        progress(done, total, {})
-
-    return advance
-
-
-def _engine(base: Base, workspace: Workspace, names: Sequence[str]) -> LocalEngine:
-    from tunesmith.model.engine import LocalEngine
-
-    engine = LocalEngine(base)
-    for name in names:
-        if name:
-            engine.load(name, workspace.adapter(name).path)
-    return engine
-
-
-def _sets(workspace: Workspace) -> set[str]:
-    return set(set_names(workspace))
-
-
-def _limited(dataset: Dataset, limit: int) -> list[Prompt]:
-    if dataset.kind != "prompts":
-        raise UserError(f"{dataset.name} holds {dataset.kind}, not prompts")
-    prompts = list(dataset.rows())
-    return prompts[:limit] if limit else prompts

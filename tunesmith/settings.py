@@ -23,6 +23,11 @@ READ_BY: dict[str, tuple[AdapterKind, ...]] = {
     "virtual_tokens": ("prefix", "prompt"), "init_text": ("prefix", "prompt")}
 """Which adapters heed a setting; beside a full model lies a LoRA adapter to go on with."""
 Consensus = Literal["ability", "votes", "none"]
+WATCH = "ring when answers show signs of gaming the reward: length, repetition, boilerplate and the like"
+GOLD = ("a judge that training does not read (a reward model taught other rankings, or loan-desk) sees held-out "
+        "answers now and then; the version that it likes best is published")
+GOLD_PROMPTS = "with --gold: a dataset of prompts to put to it; those that train too are left out"
+EARLY_STOP = "with --gold: stop when it likes the policy less than the best version, for sure"
 CONSENSUS = ("several labelers on one group: ability weighs votes by what the labelers are worth, where they overlap; "
              "votes counts each once; none keeps every ranking by itself")
 
@@ -182,9 +187,10 @@ class RewardSettings(Lora, Optimization):
         0.0, description="share of the labels taken to be wrong; auto: from how often labelers contradict themselves")
     margin: float = Field(0.0, ge=0, description="how far apart the rewards of a clear pair should be pushed at least")
     center: float = Field(0.001, ge=0, description="weight of the penalty on rewards far from zero")
+    heads: int = Field(1, ge=1, le=16, description="several heads on one adapter, each taught its own bootstrap sample "
+                       "of the prompts: their mean is the score, how far they disagree is shown")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for accuracy and calibration")
     max_tokens: int = Field(0, ge=0)
-
 
     @model_validator(mode="after")
     def _pairs_only(self) -> Self:
@@ -214,6 +220,10 @@ class PpoSettings(Optimization):
     kl: float = Field(0.05, ge=0, description="initial KL coefficient")
     kl_target: float = Field(0.0, ge=0, description="nats per answer for the adaptive controller; 0: fixed coefficient")
     kl_horizon: int = Field(10_000, ge=1)
+    kl_final: float = Field(0.0, ge=0, description="the KL coefficient goes from --kl to this one on a straight line; "
+                            "a higher one keeps variety; 0: it stays")
+    pessimism: float = Field(0.0, ge=0, description="standard deviations between the heads of the reward model that "
+                             "are taken off its scores")
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     clip: float = Field(0.2, gt=0)
@@ -227,8 +237,29 @@ class PpoSettings(Optimization):
     ptx: str = Field("", description="demonstrations mixed in against forgetting (PPO-ptx)")
     ptx_coef: float = Field(0.0, ge=0)
     max_kl: float = Field(0.0, ge=0, description="stop when KL per answer passes this; 0: never")
+    watch: bool = Field(True, description=WATCH)
+    gold: str = Field("", description=GOLD)
+    gold_prompts: str = Field("", description=GOLD_PROMPTS)
+    gold_every: int = Field(5, ge=1, description="updates between looks of --gold")
+    early_stop: bool = Field(True, description=EARLY_STOP)
     snapshots: int = Field(0, ge=0, description="steps between versions of the adapter that are published on the way; "
                            "0: only the last")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.kl_final and self.kl_target:
+            raise SettingsError("--kl-final and --kl-target both say how the KL coefficient moves; give one of them")
+        _check_gold(self)
+        return self
+
+
+def _check_gold(settings: PpoSettings | PreferSettings) -> None:
+    """A gold signal needs prompts, and a signal that the reward is not."""
+    if bool(settings.gold) != bool(settings.gold_prompts):
+        raise SettingsError("--gold and --gold-prompts go together: a judge, and held-out prompts to judge by")
+    if settings.gold and settings.gold == settings.reward:
+        raise SettingsError(f"--gold {settings.gold} is what training maximises: it cannot tell when that goes wrong; "
+                            "take a reward model that was taught other rankings")
 
 
 def _only(methods: str, default: Any, text: str = "", **limits: Any) -> Any:
@@ -287,6 +318,14 @@ class PreferSettings(Optimization):
     no_eos: Literal["set", "subtract", "ignore"] = _only("grpo, rloo", "set", "what an unfinished answer's score is")
     no_eos_score: float = _only("grpo, rloo", -1.0)
     old_logprobs: Literal["sampler", "recompute"] = _only("grpo, rloo", "sampler")
+    pessimism: float = _only("grpo, rloo", 0.0, "standard deviations between the heads of the reward model that are "
+                             "taken off its scores", ge=0)
+    max_kl: float = _only("grpo, rloo", 0.0, "stop when KL per answer passes this; 0: never", ge=0)
+    watch: bool = _only("grpo, rloo", True, WATCH)
+    gold: str = _only("grpo, rloo", "", GOLD)
+    gold_prompts: str = _only("grpo, rloo", "", GOLD_PROMPTS)
+    gold_every: int = _only("grpo, rloo", 5, "updates between looks of --gold", ge=1)
+    early_stop: bool = _only("grpo, rloo", True, EARLY_STOP)
 
     @model_validator(mode="after")
     def _of_one_method(self) -> Self:
@@ -306,6 +345,11 @@ class PreferSettings(Optimization):
                 raise SettingsError(f"--{name} is for --{needed}")
         if self.loss == "ipo" and self.label_smoothing:
             raise SettingsError("--label-smoothing is for --loss sigmoid and robust, not for ipo")
+        if self.max_kl and not self.kl:
+            raise SettingsError("--max-kl needs --kl above 0: without a reference there is no KL to measure")
+        if self.pessimism and not self.reward:
+            raise SettingsError("--pessimism is for a reward model with several heads (--reward), not for --grader")
+        _check_gold(self)
         if self.method in ("grpo", "rloo") and self.epochs % 1:
             raise SettingsError(f"--epochs of {self.method} are whole passes over an update's answers, not "
                                 f"{self.epochs}")
@@ -353,7 +397,7 @@ class EvaluateSettings(Settings):
 
     models: tuple[str, ...] = Field(..., description="adapters, best guess first")
     against: tuple[str, ...] = Field(("base",), description="baselines; base is the bare base")
-    prompts: str = Field(..., description="a dataset of held-out prompts")
+    prompts: str = Field("", description="a dataset of held-out prompts that all models answer and the judge compares")
     judge: str = Field("", description="a reward model, or loan-desk for its rubric")
     reward: str = Field("", description="a reward model whose scores are shown beside the judge's")
     name: str = Field("report", description="folder under reports/")
@@ -361,7 +405,17 @@ class EvaluateSettings(Settings):
     max_tokens: int = Field(128, ge=1)
     temperature: float = Field(1.0, gt=0)
     batch: int = Field(64, ge=1)
+    suite: tuple[str, ...] = Field((), description="tests that all models take (docs/evaluation.md lists them)")
+    files: str = Field("", description="the folder with the suites' own files, where they are not built in")
+    sample: int = Field(200, ge=0, description="items of each suite, of every kind their share; 0: all of them")
+    gate: str = Field("", description="a file of rules; where one is not kept, the command ends with exit code 1")
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.prompts and not self.suite:
+            raise SettingsError("evaluate needs --prompts for a judge to compare on, or --suite, or both")
+        return self
 
 
 class ImportSettings(Settings):

@@ -50,5 +50,5 @@ def test_five_hundred_labelers(tmp_path, kind, request):
     seen, memory = run(tmp_path, database, people=500, seconds=60 * MINUTES, think=(20, 120))
     assert seen.problems == {}
     assert seen.share("", 0.95) < 0.3 and seen.share("", 0.99) < 1
-    settled = memory[len(memory) // 4:]  # after everybody has come, and the caches of pages are full
+    settled = memory[len(memory) // 2:]  # after everybody has come, and the caches of pages are full
     assert max(settled) - min(settled) < 0.05 * max(settled)

@@ -29,10 +29,11 @@ class Floor:
         from tunesmith import rounds
         from tunesmith.model.engine import LocalEngine
         from tunesmith.model.serving import Serving
+        from tunesmith.shop import Shop
 
         self.base = str(tiny.save(root / "tiny"))
         self.workspace = Workspace.open(root / "ws")
-        self.shop = rounds.Shop(self.workspace, lambda _: contextlib.nullcontext(lambda *a: None))
+        self.shop = Shop(self.workspace, lambda _: contextlib.nullcontext(lambda *a: None))
         self.hands = trainer.Hands(lambda *step: rounds.train(self.shop, *step),
                                    lambda *what: rounds.fresh(self.shop, *what))
         self.app = create_app(self.workspace, lambda: Serving(LocalEngine(self.shop.base(self.base), 8)),

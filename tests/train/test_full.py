@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 from test_sft import DEMOS
 from transformers import AutoModelForCausalLM
 
-from tunesmith import rounds
+from tunesmith import evaluation, rounds
 from tunesmith.contracts import Sampling
 from tunesmith.errors import ModelError, UserError
 from tunesmith.model import adapters, heads
 from tunesmith.model.engine import LocalEngine
 from tunesmith.settings import CollectSettings, EvaluateSettings
+from tunesmith.shop import Shop, judge
 from tunesmith.train import full, ppo, reward, sft
 from tunesmith.train.learner import Learner
 
@@ -26,7 +27,7 @@ def shop(lab):
     def silent(step):
         yield lambda *_: None
 
-    return rounds.Shop(lab.workspace, silent)
+    return Shop(lab.workspace, silent)
 
 
 def trained(lab, **changes):
@@ -81,8 +82,8 @@ def test_what_is_published_is_a_base_that_transformers_loads(lab, shop):
 def test_a_step_loads_its_base_in_the_precision_asked_for(lab, shop, monkeypatch, kind, stored):
     """Weights that are trained stay fp32; a frozen base is bf16 altogether."""
     bases = []
-    load = rounds.Shop.base
-    monkeypatch.setattr(rounds.Shop, "base", lambda *a: bases.append(load(*a)) or bases[-1])
+    load = Shop.base
+    monkeypatch.setattr(Shop, "base", lambda *a: bases.append(load(*a)) or bases[-1])
     adapter = rounds.sft(shop, lab.sft(base=str(lab.model), adapter=kind, precision="bf16"))
     assert lab.workspace.run(adapter.lineage["run"]).settings["precision"] == bases[0].precision == "bf16"
     assert bases[0].model.dtype == stored
@@ -110,13 +111,13 @@ def test_from_full_model_to_answers_reward_model_ppo_and_report(lab, shop):
     settings = EvaluateSettings(models=("whole",), against=("base", "sft"), prompts="prompts", judge="judge", limit=4,
                                 max_tokens=4)
     prompts = list(lab.workspace.dataset("prompts").rows())[:4]
-    drawn = rounds.answers(shop, settings, prompts)
+    drawn = evaluation.answers(shop, settings, prompts)
     sampling = Sampling(4, settings.temperature, seed=settings.seed)
     for name, base in (("whole", shop.base_of("whole")), ("base", lab.base())):
         want = LocalEngine(base).sample([p.messages for p in prompts], sampling)
         assert [a.tokens for a in drawn[name]] == [a[0].tokens for a in want]
     assert list(drawn) == ["base", "sft", "whole"] and drawn["whole"] != drawn["base"]
-    kl = rounds.divergence(shop, "whole", prompts, drawn["whole"], 1.0)
+    kl = evaluation.divergence(shop, "whole", prompts, drawn["whole"], 1.0)
     assert sum(kl) > 0.1
 
 
@@ -125,13 +126,13 @@ def test_a_reward_model_may_be_trained_in_full(lab, shop):
     adapter = reward.train(lab.workspace, base, lab.reward(model="", adapter="full", name="rm", lr=3e-3, epochs=2),
                            lab.groups)
     assert lab.workspace.run(adapter.lineage["run"]).summary["train"]["accuracy"]["value"] > 0.75
-    judge = rounds.judge(shop, "rm").scorer
+    scorer = judge(shop, "rm").scorer
     fresh = shop.base_of("rm")
     states = fresh.trunk(input_ids=torch.tensor([[*fresh.chat.prompt(ask(0)), *fresh.chat.answer("aa")]]))
     want = heads.load(adapter.path, fresh.device)(states.last_hidden_state[0, -1])
     prompt = lab.groups[0].prompt
     assert prompt.messages == ask(0)
-    assert judge.score(prompt, ["aa"])[0] == pytest.approx(float(want.detach()), abs=1e-4)
+    assert scorer.score(prompt, ["aa"])[0] == pytest.approx(float(want.detach()), abs=1e-4)
 
 
 def test_one_full_training_may_follow_another_but_not_an_adapter(lab, shop):

@@ -12,6 +12,7 @@ from tunesmith import rounds
 from tunesmith.errors import DataError, GraderError, SettingsError, UserError
 from tunesmith.records import Prompt
 from tunesmith.settings import PreferSettings
+from tunesmith.shop import Shop
 from tunesmith.train import grpo
 
 LIKES = {"type": "string_check", "name": "likes", "operation": "like", "input": "{{sample.output_text}}",
@@ -31,7 +32,7 @@ def graded(lab, tmp_path):
     def run(spec, method="grpo", progress=None, resume=None, **changes):
         file = tmp_path / "grader.json"
         file.write_text(json.dumps(spec))
-        shop = rounds.Shop(lab.workspace, lambda _: nullcontext(progress))
+        shop = Shop(lab.workspace, lambda _: nullcontext(progress))
         settings = lab.prefer(method, **{"reward": "", "prompts": "rows", "grader": str(file), **changes})
         return rounds.resume(shop, resume) if resume else rounds.prefer(shop, settings)
 
@@ -58,7 +59,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit_without_the_file(l
     graded_by = tmp_path / "grader.json"
     graded_by.unlink()
     broken = newest(lab)
-    shop = rounds.Shop(lab.workspace, lambda _: nullcontext(None))
+    shop = Shop(lab.workspace, lambda _: nullcontext(None))
     again = rounds.resume(shop, broken)
     assert weights(again) == weights(whole) and lines(lab, again) == lines(lab, whole)
     assert all(0 < line["reward_alike"] < 1 for line in lines(lab, whole))

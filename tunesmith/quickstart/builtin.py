@@ -10,7 +10,7 @@ from tunesmith.evaluate.report import Metric
 from tunesmith.quickstart import rubric
 from tunesmith.quickstart.customers import Scenario
 from tunesmith.records import Prompt, conversation
-from tunesmith.rounds import Judge
+from tunesmith.shop import Judge
 
 METRICS = (
     Metric("adherence", "Guidelines kept", "%", "higher", headline=True),

@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunesmith import rounds
+from tunesmith import evaluation, rounds
+from tunesmith.evaluation import Made
 from tunesmith.feedback import simulated
 from tunesmith.quickstart import customers, replies
 from tunesmith.quickstart.builtin import Gold, to_prompt
 from tunesmith.quickstart.customers import Scenario
 from tunesmith.records import Demonstration, Message, Prompt, Record
-from tunesmith.rounds import Made, Shop
 from tunesmith.settings import (
     CollectSettings,
     EvaluateSettings,
@@ -27,6 +27,7 @@ from tunesmith.settings import (
     RewardSettings,
     SftSettings,
 )
+from tunesmith.shop import Shop
 from tunesmith.store.workspace import Workspace
 from tunesmith.terminal import Terminal
 
@@ -79,7 +80,7 @@ def run(shop: Shop, settings: QuickstartSettings, terminal: Terminal) -> Made:
         policy=f"{name}-sft", reward=f"{name}-reward", prompts=f"{name}-customers", name=f"{name}-ppo", seed=seed,
         updates=plan.updates, episodes=plan.episodes, max_tokens=plan.answer_tokens, epochs=2, lr=6e-4, kl=0.15,
         checkpoint_every=10))
-    return rounds.evaluate(shop, EvaluateSettings(
+    return evaluation.evaluate(shop, EvaluateSettings(
         models=(f"{name}-ppo", f"{name}-sft"), against=("base",), prompts=f"{name}-{settings.split}",
         judge="loan-desk", reward=f"{name}-reward", name=name, max_tokens=plan.answer_tokens, seed=seed))
 

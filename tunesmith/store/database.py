@@ -305,9 +305,8 @@ def _prepare_sqlite(engine: sa.Engine, busy_seconds: float, foreign_keys: bool, 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins no transactions of its own
-        # Each connection keeps its own pages: half a megabyte each (2 by default); the system keeps the file in memory.
         for pragma in (f"busy_timeout={int(busy_seconds * 1000)}", "journal_mode=WAL", "synchronous=FULL",
-                       "cache_size=-512", f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
+                       f"foreign_keys={'ON' if foreign_keys else 'OFF'}"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
 
     if begin:

@@ -1,0 +1,248 @@
+"""Models against their baselines: answers, judges, suites -> a report, and the gate that is held against it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith import __version__
+from tunesmith.contracts import Progress, Sampling
+from tunesmith.evaluate import gate as gates
+from tunesmith.evaluate import report as reports
+from tunesmith.evaluate import suite as one_suite
+from tunesmith.evaluate import suites
+from tunesmith.evaluate.compare import Comparison, answer_all, compare, save
+from tunesmith.evaluate.report import Metric
+from tunesmith.evaluate.suite import Row, Section, Subject, Suite, sample, section
+from tunesmith.judgements import labelers_agreement
+from tunesmith.records import Answer, Prompt
+from tunesmith.settings import EvaluateSettings
+from tunesmith.shop import Shop, engine_of, judge, limited
+from tunesmith.statistics import mean_interval
+from tunesmith.store.workspace import Run, Workspace
+
+REWARD = Metric("reward", "Reward model's score", "", "higher", help="what training maximised; it does not judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A report: where it is, what it says first, and all of it."""
+
+    path: Path
+    verdict: list[str]
+    report: Mapping[str, Any]
+
+
+def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> dict[str, list[Answer]]:
+    """One answer per prompt from every baseline and model, one base resident at a time; the plainest first."""
+    names = _in_order(settings)
+    sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
+    drawn: dict[str, list[Answer]] = {}
+    with shop.progress("answers") as progress:
+        count = _counted(progress, len(prompts) * len(names))
+        for spec, same in _by_base(shop.workspace, names, settings.models[0]).items():
+            adapters = [n for n in same if n != "base"]
+            engine = engine_of(shop.base_of(adapters[0] if adapters else "", spec), shop.workspace, adapters)
+            drawn |= answer_all(engine, prompts, {n: "" if n == "base" else n for n in same}, sampling, count)
+    return {n: drawn[n] for n in names}
+
+
+def _by_base(workspace: Workspace, names: Sequence[str], newest: str) -> dict[str, list[str]]:
+    """Models by the base they need; "base" is the one that the newest was trained on, or from."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        about = workspace.adapter(newest if name == "base" else name).base
+        out.setdefault(str((about.get("from", about) if name == "base" else about)["spec"]), []).append(name)
+    return out
+
+
+def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
+    """Models against baselines, on held-out prompts or suites or both -> report.json and report.html under
+    reports/NAME.
+
+    Raises:
+        UserError: bad names, files or gate; said before anything is asked of a model.
+    """
+    rules = gates.read(settings.gate) if settings.gate else None
+    folder = shop.workspace.root / "reports" / settings.name
+    wanted = suites.find(settings.suite, settings.files)
+    names = _in_order(settings)
+    prompts = limited(shop.workspace.dataset(settings.prompts), settings.limit) if settings.prompts else []
+    comparison, about = _compared(shop, settings, prompts) if prompts else (None, {})
+    sections = _measured(shop, settings, wanted, folder / "suites")
+    newest = settings.models[0]
+    report = reports.build(
+        comparison, title=f"{newest} against {', '.join(n for n in names if n != newest)}", models=names,
+        suites=sections, alarms=alarms(shop.workspace, newest), curves=curves(shop.workspace, newest),
+        retention=retained(shop, newest), how=provenance(shop.workspace, settings, prompts),
+        seed=settings.seed, **about)
+    if rules:
+        report["gate"] = gates.judge(rules, report)
+    if comparison:
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / "comparison.jsonl", comparison)
+    path = reports.write(folder, report)
+    return Made(path, [s["text"] for s in report.get("verdict", [])], report)
+
+
+def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]
+              ) -> tuple[Comparison, dict[str, Any]]:
+    """Every model's judged answers to the prompts, and what the report has to say of how they were judged."""
+    who = judge(shop, settings.judge)
+    who.scorer.score(prompts[0], ["a judge that cannot judge these prompts says so before anything is sampled"])
+    drawn = answers(shop, settings, prompts)
+    rewarded = _rewards(shop, settings.reward, prompts, drawn)
+
+    def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
+        found = dict(who.checks(prompt, answer)) if who.checks else {}
+        return {**found, "reward": rewarded[prompt.id, answer]} if rewarded else found
+
+    with shop.progress("judging") as progress:
+        comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=_counted(progress, len(prompts)))
+    kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
+          for m in drawn if m != "base"}
+    return comparison, {
+        "judge": {"name": who.label, "kind": who.kind, "simulated": True}, "metrics": (*who.metrics, REWARD), "kl": kl,
+        "notes": ["KL is in nats per answer from the model that training began from, on the model's own answers."]}
+
+
+def _measured(shop: Shop, settings: EvaluateSettings, wanted: Sequence[Suite], folder: Path) -> list[Section]:
+    """What the suites found in every model: one base resident at a time, rows kept so that a stopped run goes on."""
+    if not wanted:
+        return []
+    from tunesmith.model.reader import LocalReader
+
+    names = _in_order(settings)
+    items = {s.name: sample(s.items(), settings.sample, settings.seed) for s in wanted}
+    rows: dict[str, dict[str, list[Row]]] = {s.name: {} for s in wanted}
+    with shop.progress("tests") as progress:
+        count = _counted(progress, len(names) * sum(map(len, items.values())))
+        for spec, same in _by_base(shop.workspace, names, settings.models[0]).items():
+            adapters = [n for n in same if n != "base"]
+            base = shop.base_of(adapters[0] if adapters else "", spec)
+            engine = engine_of(base, shop.workspace, adapters)
+            for name in same:
+                model = "" if name == "base" else name
+                made = f"{base.hash} {shop.workspace.adapter(model)}" if model else base.hash
+                subject = Subject(name, engine, model, LocalReader(engine), f"{made} seed {settings.seed}")
+                for suite in wanted:
+                    rows[suite.name][name] = one_suite.run(suite, subject, items[suite.name],
+                                                 folder / suite.name / f"{name}.jsonl", count)
+    return [section(s, items[s.name], {n: rows[s.name][n] for n in names}, seed=settings.seed) for s in wanted]
+
+
+def _in_order(settings: EvaluateSettings) -> list[str]:
+    """Baselines and models in the order of training, the plainest first."""
+    return list(dict.fromkeys([*settings.against, *reversed(settings.models)]))
+
+
+def alarms(workspace: Workspace, name: str) -> list[dict[str, str]]:
+    """What the runs behind an adapter warned of while it was trained."""
+    return [{"text": str(text), "where": f"{run.command} {run.id}"} for run in _runs(workspace, name)
+            for text in run.summary.get("alarms", ())]
+
+
+def _rewards(shop: Shop, name: str, prompts: Sequence[Prompt],
+             drawn: Mapping[str, Sequence[Answer]]) -> dict[tuple[str, str], float]:
+    """The reward model's score of every answer, by prompt and text; empty without a reward model."""
+    if not name:
+        return {}
+    from tunesmith.model.scorer import RewardModel
+
+    model = RewardModel.load(shop.base_of(name), shop.workspace.adapter(name).path)
+    texts = [[a[n].text for a in drawn.values()] for n in range(len(prompts))]
+    scores = model.score_all(prompts, texts)
+    return {(p.id, text): score for p, row, marks in zip(prompts, texts, scores) for text, score in zip(row, marks)}
+
+
+def curves(workspace: Workspace, name: str) -> dict[str, Any]:
+    """The learning curves behind an adapter."""
+    out: dict[str, Any] = {}
+    for run in _runs(workspace, name):
+        if run.command == "reward" and "reward" not in out:
+            out["reward"] = {"training": run.metrics(), **run.summary.get("held_out", {}),
+                             **_agreement(workspace, run.settings)}
+        elif run.command not in out:
+            out[run.command] = run.metrics()
+    return out
+
+
+def _runs(workspace: Workspace, name: str) -> Iterator[Run]:
+    """The runs that led to an adapter, found through its lineage, the last one first."""
+    pending = [name]
+    while pending:
+        adapter = workspace.adapter(pending.pop())
+        pending += adapter.lineage.get("parents", {}).values()
+        if "run" in adapter.lineage:
+            yield workspace.run(adapter.lineage["run"])
+
+
+def _agreement(workspace: Workspace, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How often two labelers of a reward model's comparisons agreed, if two ever judged the same group."""
+    found = labelers_agreement(workspace, settings["comparisons"], settings.get("without", ()))
+    return {"agreement": found.to_dict()} if found.n else {}
+
+
+def provenance(workspace: Workspace, settings: EvaluateSettings,
+               prompts: Sequence[Prompt]) -> dict[str, dict[str, Any]]:
+    """How the models came about: settings, seeds, data, machine, cost."""
+    import torch
+    import transformers
+
+    from tunesmith.train import cost as costs
+
+    out: dict[str, dict[str, Any]] = {}
+    for name in settings.models:
+        adapter = workspace.adapter(name)
+        if "run" not in adapter.lineage:
+            continue
+        run = workspace.run(adapter.lineage["run"])
+        cost = {k: v for k, v in run.summary.items() if isinstance(v, int | float | str)}
+        out[str(adapter)] = {"run": run.id, "seed": run.seed, **cost,
+                             **{f"input: {k}": v for k, v in run.inputs.items()},
+                             **{f"--{k.replace('_', '-')}": v for k, v in run.settings.items()}}
+        out[f"{adapter}, with all that it was made from"] = costs.lineage(workspace, adapter)
+    out["Evaluation"] = {**settings.model_dump(mode="json"), "prompts, distinct": len({p.id for p in prompts})}
+    out["Machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(),
+                      "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+                      "python": platform.python_version(), "torch": torch.__version__,
+                      "transformers": transformers.__version__, "tunesmith": __version__}
+    return out
+
+
+def retained(shop: Shop, name: str) -> list[dict[str, Any]]:
+    """What a model kept of the stages that led to it, for the report."""
+    from tunesmith.train import transfer
+
+    adapter = shop.workspace.adapter(name)
+    return [row.to_dict() for row in transfer.retention(shop.workspace, shop.base_of(name), adapter)]
+
+
+def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Sequence[Answer],
+               temperature: float) -> list[float]:
+    """KL from the model that this one's training began from, in nats per answer (k1 on the model's own answers)."""
+    from tunesmith.model.scorer import answer_logprobs
+
+    adapter = shop.workspace.adapter(model)
+    parents = adapter.lineage.get("parents", {})
+    start = parents.get("policy") or parents.get("after") or ""
+    base = shop.base_of(start) if start else shop.base(str(adapter.base.get("from", adapter.base)["spec"]))
+    slot = engine_of(base, shop.workspace, [start]).slot(start)
+    reference = answer_logprobs(base, slot, prompts, answers, temperature)
+    return [sum(a.logprobs) - r for a, r in zip(answers, reference)]
+
+
+def _counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """A callback that takes how many more are done, for one that wants how many in all."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, total, {})
+
+    return advance
