@@ -4,7 +4,7 @@ tiers tiers, which `store` and `feedback` both have to know."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tunesmith.errors import DataError
@@ -93,12 +93,48 @@ class Scorer(Protocol):
         ...
 
 
-class Monitor(Protocol):
-    """Watches a training run from outside; may ask it to stop."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a training run shows to who watches it, after an update (or before the first one).
 
-    def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """True to go on, False to stop here and keep the best."""
+    `answers` and `scores` hold what the policy wrote to each of `prompts` in this update, before it learned from that;
+    `engine` writes as the policy that stands now, under the name `model`, as it does in training with `sampling`.
+    """
+
+    prompts: Sequence[Prompt]
+    answers: Sequence[Sequence[Answer]]
+    scores: Sequence[Sequence[float]]
+    engine: Engine
+    model: str
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a monitor says: figures to log, alarms to ring, why to stop ("": go on), and whether the policy as it now
+    stands is the best so far, so that it is kept."""
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    stop: str = ""
+    best: bool = False
+
+
+class Monitor(Protocol):
+    """Watches a training run from outside: may ring, may ask it to stop, may have a version of the policy kept."""
+
+    def observe(self, step: int, metrics: Mapping[str, float], view: View) -> Word:
+        """Called after each update, from 1; and before the first one as step 0, with all of the run's prompts and
+        without answers, when the policy still is what it starts from. What it says must follow from what it is told
+        and from `state` alone: a run that was killed says it again."""
         ...
+
+    def state(self) -> Mapping[str, Any]:
+        """What it remembers, as JSON; kept with every checkpoint."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Back to when `state` was called, in another process."""
 
 
 class Executor(Protocol):

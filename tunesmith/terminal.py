@@ -71,8 +71,19 @@ def _bar(title: str) -> Iterator[Progress]:
 
 def _figures(metrics: Mapping[str, float]) -> str:
     """The few figures worth watching."""
-    watched = [k for k in ("loss", "accuracy", "reward", "kl", "finished", "grader_errors") if k in metrics]
-    return "".join(f"  {k} {metrics[k]:.3f}" for k in watched)
+    watched = [k for k in ("loss", "accuracy", "reward", "gold", "kl", "finished", "grader_errors") if k in metrics]
+    rung = int(metrics.get("alarms", 0))
+    return "".join(f"  {k} {metrics[k]:.3f}" for k in watched) + (f"  ALARMS {rung}" if rung else "")
+
+
+def watched(summary: Mapping[str, Any]) -> list[str]:
+    """What a run's monitors said, for the end: alarms, why it stopped early, which version was kept."""
+    lines = [f"ALARM after update {a['step']}: {a['text']}" for a in summary.get("alarms", ())]
+    if summary.get("stopped_by"):
+        lines.append(f"stopped early: {summary['stopped_by']}")
+    if "best_step" in summary:
+        lines.append(f"published: the version of update {summary['best_step']}, the best that the gold judge saw")
+    return lines
 
 
 def table(rows: Sequence[Mapping[str, Any]], empty: str = "nothing yet") -> str:

@@ -113,3 +113,33 @@ def test_answer_logprobs_sum_the_tokens_of_a_plain_forward_pass(saved):
             logp = (logits / 0.7).log_softmax(-1)
             want.append(sum(float(logp[len(head) + i - 1, t]) for i, t in enumerate(a.tokens)))
         assert scorer.answer_logprobs(base, slot, prompts, answers, 0.7) == pytest.approx(want, abs=1e-4)
+
+
+def test_several_heads_have_their_mean_as_score_and_a_common_scale(base):
+    """Each has mean 0 and one spread on what it was normalised on, and their mean has standard deviation 1."""
+    adapters.attach(base, "reward", adapters.Method(rank=4, alpha=8), 0)
+    tiny.shake(base, "reward")
+    model = RewardModel(base, "reward", heads.ScalarHead(base.width, torch.Generator().manual_seed(1), heads=3))
+    trees = [Tree((1, 2, k), ((4, 5, k + 3), (6, k + 7))) for k in range(6)]
+    scores_AH = model.head.normalize(model.score_each(trees))
+    assert torch.allclose(scores_AH, model.score_each(trees), atol=1e-4)
+    assert torch.allclose(scores_AH.mean(0), torch.zeros(3), atol=1e-5)
+    spread = scores_AH.std(0, unbiased=False)
+    assert torch.allclose(spread, spread[0].expand(3), atol=1e-4)
+    mean = model.score_trees(trees)
+    assert torch.allclose(mean, scores_AH.mean(1), atol=1e-4) and float(mean.std(unbiased=False)) == pytest.approx(1)
+    model.pessimism = 2.0
+    want = [sum(row) / 3 - 2 * math.sqrt(sum((x - sum(row) / 3) ** 2 for x in row) / 2) for row in scores_AH.tolist()]
+    assert model.score_trees(trees).tolist() == pytest.approx(want, abs=1e-4)
+
+
+def test_the_file_says_how_many_heads_there_are(tmp_path):
+    """One head is stored as it always was: a weight [1, D], and gain and bias without dimensions."""
+    for count, shape in ((1, ()), (4, (4,))):
+        head = heads.ScalarHead(8, torch.Generator().manual_seed(1), heads=count)
+        head.normalize(torch.randn(10, count, generator=torch.Generator().manual_seed(2)))
+        head.save(tmp_path)
+        again = heads.load(tmp_path, torch.device("cpu"))
+        assert again.heads == count and again.gain.shape == shape and again.linear.weight.shape == (count, 8)
+        x = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
+        assert torch.equal(again.each(x), head.each(x)) and torch.equal(again(x), head.each(x).mean(1))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lab import weights
 
+from tunesmith.contracts import Monitor, Word
 from tunesmith.errors import ModelError, UserError
 from tunesmith.model import adapters
 from tunesmith.ops import advantages
@@ -323,13 +324,13 @@ def test_bad_input_is_refused(lab):
 
 
 def test_a_monitor_stops_it_and_what_was_learned_is_published(lab):
-    class Watch:
-        def observe(self, step, metrics):
-            return step < 2
+    class Watch(Monitor):
+        def observe(self, step, metrics, view):
+            return Word(stop="that will do") if step == 2 else Word()
 
     adapter = grpo.train(lab.workspace, lab.base(), lab.prefer("grpo"), monitor=Watch())
     run = lab.workspace.run(adapter.lineage["run"])
-    assert len(run.metrics()) == 2 and run.summary["stopped_by"] == "monitor" and run.status == "finished"
+    assert len(run.metrics()) == 2 and run.summary["stopped_by"] == "that will do" and run.status == "finished"
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from lab import weights
 
-from tunesmith.contracts import Sampling
-from tunesmith.errors import ModelError, UserError
+from tunesmith.contracts import Monitor, Sampling, Word
+from tunesmith.errors import ModelError, SettingsError, UserError
 from tunesmith.model import adapters
 from tunesmith.ops import advantages
 from tunesmith.train import ppo, sft
@@ -315,16 +315,53 @@ def test_the_controller_moves_with_the_measured_kl(lab):
 
 
 def test_a_monitor_or_too_much_kl_stops_and_what_was_learned_is_published(lab):
-    class Watch:
-        def observe(self, step, metrics):
-            return step < 2
+    class Watch(Monitor):
+        def observe(self, step, metrics, view):
+            return Word(stop="that will do") if step == 2 else Word()
 
     adapter = ppo.train(lab.workspace, lab.base(), lab.ppo(), monitor=Watch())
     run = lab.workspace.run(adapter.lineage["run"])
-    assert len(run.metrics()) == 2 and run.summary["stopped_by"] == "monitor" and run.status == "finished"
+    assert len(run.metrics()) == 2 and run.summary["stopped_by"] == "that will do" and run.status == "finished"
     adapter = ppo.train(lab.workspace, lab.base(), lab.ppo(lr=2e-2, max_kl=0.01))
     run = lab.workspace.run(adapter.lineage["run"])
     assert len(run.metrics()) < 4 and run.summary["stopped_by"].startswith("KL ")
+    assert run.summary["alarms"] == [{"step": len(run.metrics()), "text": run.summary["stopped_by"]}]
+    assert [e["text"] for e in run.events() if e["event"] == "alarm"] == [run.summary["stopped_by"]]
+
+
+def test_a_monitor_sees_the_answers_that_the_update_learned_from(lab):
+    """Texts, tokens, log-probs and scores are those of the rollouts; step 0 has all prompts and no answer."""
+    base, roles, prompts, settings = prepare(lab)
+    ppo.step(base, roles, prompts, [], settings, 0)
+    rows = list(lab.workspace.dataset("prompts").rows())[:6]
+    view = ppo.view(roles, rows, settings)
+    for b, (tree, [answer]) in enumerate(zip(roles.rollouts.trees, view.answers)):
+        assert answer.tokens == tree.answers[0] and answer.text == base.chat.text(tree.answers[0])
+        assert list(answer.logprobs) == roles.rollouts.logprobs_BT[b, :len(answer.tokens)].tolist()
+        assert answer.finished == bool(roles.rollouts.finished_B[b])
+    assert [s for [s] in view.scores] == roles.rollouts.scores_B.tolist()
+    seen = {}
+
+    class Watch(Monitor):
+        def observe(self, step, metrics, view):
+            seen[step] = view
+            return Word()
+
+    ppo.train(lab.workspace, lab.base(), lab.ppo(updates=1), monitor=Watch())
+    assert len(seen[0].prompts) == 40 and not seen[0].answers and len(seen[1].prompts) == 6
+    assert [p.messages for p in seen[1].prompts] == [rows_of(lab)[i].messages for i in ppo.indices(40, 0, 0, 6)]
+
+
+def rows_of(lab):
+    return list(lab.workspace.dataset("prompts").rows())
+
+
+def test_the_kl_coefficient_goes_to_its_final_value_on_a_straight_line(lab):
+    adapter = ppo.train(lab.workspace, lab.base(), lab.ppo(kl=0.1, kl_final=0.4))
+    lines = lab.workspace.run(adapter.lineage["run"]).metrics()
+    assert [m["kl_coefficient"] for m in lines] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(SettingsError, match="give one of them"):
+        lab.ppo(kl_final=0.4, kl_target=1.0)
 
 
 def test_roles_of_another_base_and_prompts_without_room_are_refused(lab):

@@ -10,6 +10,7 @@ import torch
 from lab import weights
 from safetensors.torch import load_file, save_file
 
+from tunesmith.contracts import Monitor, Word
 from tunesmith.errors import TrainingStopped, UserError
 from tunesmith.model import adapters
 from tunesmith.records import Pair
@@ -223,11 +224,11 @@ def test_a_run_that_another_process_executes_is_left_as_it_is(lab):
     assert newest(lab).status == "finished"
 
 
-class Watch:
+class Watch(Monitor):
     """A monitor that stops at step 2."""
 
-    def observe(self, step, metrics):
-        return step < 2
+    def observe(self, step, metrics, view):
+        return Word(stop="seen enough") if step == 2 else Word()
 
 
 @pytest.mark.parametrize(("command", "changes", "how"), [
@@ -248,3 +249,77 @@ def test_a_run_that_a_rule_had_stopped_is_not_resumed_past_it(lab, monkeypatch, 
     again = run(lab, command, changes, resume=newest(lab))
     assert weights(again) == weights(whole) and newest(lab).metrics() == stopped.metrics()
     assert again.lineage["stopped_by"] == stopped.summary["stopped_by"] == newest(lab).summary["stopped_by"]
+
+
+class Diary(Monitor):
+    """Keeps the version of step 2, rings at 3, and remembers all that it has been told."""
+
+    def __init__(self):
+        self.told = []
+
+    def observe(self, step, metrics, view):
+        drawn = view.engine.sample([view.prompts[0].messages], view.sampling, model=view.model)[0][0].text
+        self.told.append([step, round(metrics.get("reward", 0.0), 12), drawn, [a[0].text for a in view.answers]])
+        return Word({"entries": float(len(self.told))}, ("three",) if step == 3 else (), best=step == 2)
+
+    def state(self):
+        return {"told": self.told}
+
+    def restore(self, state):
+        self.told = state["told"]
+
+
+@pytest.mark.parametrize(("command", "changes"), [("ppo", {}), ("prefer", {"method": "grpo", "kl": 0.0})])
+def test_a_monitor_goes_on_where_it_was_and_the_best_version_is_published(lab, command, changes):
+    """Killed before the first checkpoint, past one, and behind the last step: the same figures, alarms and weights."""
+    changes = {**changes, "lr": 2e-2}
+    diary = Diary()
+    whole = run(lab, command, changes, monitor=diary)
+    first = lab.workspace.run(whole.lineage["run"])
+    assert [m["entries"] for m in first.metrics()] == [2, 3, 4, 5]
+    assert [m["alarms"] for m in first.metrics()] == [0, 0, 1, 1]
+    assert first.summary["alarms"] == [{"step": 3, "text": "three"}] and first.summary["best_step"] == 2
+    assert first.summary["start"] == {"entries": 1.0}
+    for step in (1, 3, 4):
+        with pytest.raises(Killed):
+            run(lab, command, changes, monitor=Diary(), progress=kill_at(step))
+        other = Diary()
+        resumed = run(lab, command, changes, monitor=other, resume=newest(lab))
+        assert weights(resumed) == weights(whole) and other.told == diary.told
+        assert newest(lab).metrics() == first.metrics()
+        for key in ("alarms", "best_step", "start"):
+            assert newest(lab).summary[key] == first.summary[key] == resumed.lineage[key]
+    assert weights(run(lab, command, changes)) != weights(whole)  # without a monitor the last version is published
+
+
+def test_the_version_that_is_kept_is_the_one_that_the_monitor_saw(lab):
+    """Bit for bit the snapshot of that step, which `snapshots` publishes beside it."""
+    class Second(Monitor):
+        def observe(self, step, metrics, view):
+            return Word(best=step == 2)
+
+    made = run(lab, "ppo", {"lr": 2e-2, "snapshots": 1}, monitor=Second())
+    versions = {a.lineage.get("step", 0): a for a in lab.workspace.adapters() if a.name == "p"}
+    assert weights(made) == weights(versions[2]) != weights(versions[3])
+
+
+def test_watching_changes_no_bit_of_the_losses(lab):
+    """What a monitor draws for itself comes from streams of its own."""
+    class Silent(Monitor):
+        def observe(self, step, metrics, view):
+            view.engine.sample([p.messages for p in view.prompts], view.sampling, n=2, model=view.model)
+            return Word()
+
+    seen, unseen = (run(lab, "ppo", {"lr": 2e-2}, monitor=m) for m in (Silent(), None))
+    lines = [[{k: v for k, v in m.items() if k != "alarms"} for m in lab.workspace.run(a.lineage["run"]).metrics()]
+             for a in (seen, unseen)]
+    assert weights(seen) == weights(unseen) and lines[0] == lines[1]
+
+
+def test_a_run_that_began_unwatched_goes_on_unwatched(lab):
+    """Its policy is no longer what it started from, so there is nothing to compare with."""
+    with pytest.raises(Killed):
+        run(lab, "ppo", {}, progress=kill_at(3))
+    diary = Diary()
+    run(lab, "ppo", {}, monitor=diary, resume=newest(lab))
+    assert diary.told == [] and "alarms" not in newest(lab).summary

@@ -30,7 +30,7 @@ def prepare(lab, dtype=None):
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(0))
     if dtype:
         head.double()
-        head.forward = lambda h: head.linear(h)[..., 0]
+        head.each = head.linear
     weights = {**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))}
     return base, head, Learner(weights, 10, 1e-3)
 
@@ -300,3 +300,46 @@ def test_ratings_of_a_tie_are_no_thumbs(lab):
     items, skipped = reward.encode(base, rated, 256)
     assert [(i.group.labels, bool(i.pairs)) for i in items] == [((2.0, 5.0), True), ((0.0, 0.0), False)]
     assert skipped == {"no preference in it": 1}
+
+
+def test_each_head_learns_its_own_bootstrap_sample(lab):
+    """The gradient of head h is that of its own loss over items weighed by its draws; the adapter's is their mean."""
+    base, _, _ = prepare(lab)
+    head = heads.ScalarHead(base.width, torch.Generator().manual_seed(0), heads=2)
+    learner = Learner(dict(head.linear.named_parameters("head")), 10, 1e-3)
+    items, _ = reward.encode(base, [FOUR, TWO, NINE, THUMB], 256)
+    drawn = reward.bootstrapped(items, 2, seed=5)
+    assert all(len(i.draws) == 2 and min(i.draws) > 0 for i in drawn)
+    assert len({i.draws for i in drawn}) == 4 and reward.bootstrapped(items, 2, seed=5) == drawn
+    assert reward.bootstrapped(items, 1, seed=5) == items
+    reward.forward_backward(base, head, learner, drawn, lab.reward(center=0.0, heads=2))
+    both = learner.parameters["head.weight"].grad.clone()
+    for h in range(2):
+        one = heads.ScalarHead(base.width, heads=1)
+        one.load_state_dict({**head.state_dict(), "linear.weight": head.linear.weight[h:h + 1],
+                             "linear.bias": head.linear.bias[h:h + 1], "gain": torch.ones(()), "bias": torch.zeros(())})
+        alone = Learner(dict(one.linear.named_parameters("head")), 10, 1e-3)
+        mine = [reward.Item(i.tree, i.group, i.pairs, draws=(i.draws[h],)) for i in drawn]
+        reward.forward_backward(base, one, alone, mine, lab.reward(center=0.0))
+        assert torch.allclose(alone.parameters["head.weight"].grad[0] / 2, both[h], atol=1e-6)
+
+
+def test_an_ensemble_is_published_scores_and_goes_through_ppo(lab):
+    from tunesmith.train import grpo, ppo
+
+    made = reward.train(lab.workspace, lab.base(), lab.reward(heads=3, epochs=2, name="many"), lab.groups)
+    base = lab.base()
+    model = RewardModel.load(base, made.path)
+    assert model.head.heads == 3 and made.lineage["held_out"]["disagreement"] > 0
+    prompt, texts = Prompt(ask(1)), ["aaaa", "abcd", "dddd"]
+    assert model.score(prompt, texts) == sorted(model.score(prompt, texts), reverse=True)
+    lines = {}
+    for pessimism in (0.0, 3.0):
+        adapter = ppo.train(lab.workspace, lab.base(), lab.ppo(reward="many", updates=2, pessimism=pessimism))
+        lines[pessimism] = lab.workspace.run(adapter.lineage["run"]).metrics()[0]
+    assert lines[0.0]["disagreement"] == lines[3.0]["disagreement"] > 0
+    assert lines[3.0]["reward"] == pytest.approx(lines[0.0]["reward"] - 3 * lines[0.0]["disagreement"], abs=1e-5)
+    adapter = grpo.train(lab.workspace, lab.base(), lab.prefer("grpo", reward="many", updates=1, pessimism=1.0))
+    assert lab.workspace.run(adapter.lineage["run"]).metrics()[0]["disagreement"] > 0
+    with pytest.raises(SettingsError, match="one head"):
+        ppo.train(lab.workspace, lab.base(), lab.ppo(pessimism=1.0))

@@ -225,7 +225,9 @@ def _card(job: Job, out: Path, library: str) -> None:
     settings = {k: v for k, v in a.lineage.get("settings", {}).items() if v not in ("", None, [], False)}
     head = ["", "## Reward", "", f"A conversation's reward is computed from the numbers in `{HEAD}` and h, the last "
             "hidden state (behind the final norm) at the answer's last token, its end of turn:", "",
-            "    reward = gain * (linear.weight @ h + linear.bias) + bias"] if a.role == "reward" else []
+            "    reward = gain * (linear.weight @ h + linear.bias) + bias", *(
+                ["", "It is the mean over the heads, one row of `linear.weight` each."] if settings.get("heads", 1) > 1
+                else [])] if a.role == "reward" else []
     lines = [
         *front, f"# {a}", "", f"{'A reward model' if a.role == 'reward' else 'A fine-tuned model'} made with Tunesmith "
         f"{a.lineage.get('code', '')} on {a.created[:10]}.", "", "| | |", "|---|---|",

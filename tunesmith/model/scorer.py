@@ -19,10 +19,14 @@ BUDGET = 8192
 
 
 class RewardModel:
-    """`contracts.Scorer`: the adapter `slot` on the resident base and its head."""
+    """`contracts.Scorer`: the adapter `slot` on the resident base and its head.
 
-    def __init__(self, base: Base, slot: str, head: heads.ScalarHead, layout: Layout = "tree"):
-        self.base, self.slot, self.head, self.layout = base, slot, head, layout
+    Of several heads the mean counts, less `pessimism` times their standard deviation: what they disagree on is worth
+    less (Coste et al., arXiv 2310.02743, "uncertainty-weighted optimisation").
+    """
+
+    def __init__(self, base: Base, slot: str, head: heads.ScalarHead, layout: Layout = "tree", pessimism: float = 0.0):
+        self.base, self.slot, self.head, self.layout, self.pessimism = base, slot, head, layout, pessimism
 
     @classmethod
     def load(cls, base: Base, folder: Path, slot: str = "reward") -> RewardModel:
@@ -43,15 +47,24 @@ class RewardModel:
         flat = iter(self.score_trees(trees).tolist())
         return [[next(flat) for _ in texts] for texts in answers]
 
-    @torch.no_grad()
     def score_trees(self, trees: Sequence[Tree]) -> Tensor:
         """Scores read at each answer's last token, flat over trees, [A]."""
+        return self.one(self.score_each(trees))
+
+    def one(self, scores_AH: Tensor) -> Tensor:
+        """One score of every head's."""
+        mean_A = scores_AH.mean(1)
+        return mean_A - self.pessimism * scores_AH.std(1) if self.pessimism and self.head.heads > 1 else mean_A
+
+    @torch.no_grad()
+    def score_each(self, trees: Sequence[Tree]) -> Tensor:
+        """Every head's own score of each answer, flat over trees, [A, H]."""
         scores = []
         for part in split(trees, BUDGET):
             batch = build([trees[i] for i in part], self.base.device)
             with adapters.active(self.base, self.slot):
-                scores.append(self.head(hidden(self.base, batch, self.layout, batch.last_A)))
-        return torch.cat(scores) if scores else torch.zeros(0)
+                scores.append(self.head.each(hidden(self.base, batch, self.layout, batch.last_A)))
+        return torch.cat(scores) if scores else torch.zeros(0, self.head.heads)
 
 
 @torch.no_grad()

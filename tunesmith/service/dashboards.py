@@ -36,14 +36,15 @@ METRICS = "metrics.jsonl"
 RUNS_SHOWN = 50
 NODES_SHOWN = 60
 MOST_POINTS = 300
-MOST_CURVES = 16
+MOST_CURVES = 40
 LINES_FOR_PROGRAMS = 5000
 TOGETHER: dict[str, dict[str, str]] = {
     "loss": {"loss": "training", "held_out_loss": "held out"},
     "accuracy": {"accuracy": "training", "held_out_accuracy": "held out"},
+    "gold": {"gold": "mean", "gold_low": "95% from", "gold_high": "to"},
 }
 """Metrics that share a plot: its name -> metric -> its name there."""
-FIRST = ("loss", "accuracy", "reward", "score", "kl", "margin", "entropy", "answer_tokens")
+FIRST = ("loss", "accuracy", "reward", "gold", "score", "kl", "margin", "entropy", "answer_tokens")
 """The plots that come first; the others follow by name."""
 
 
@@ -74,8 +75,9 @@ def _runs(routes: APIRouter, workspace: Workspace) -> None:
         found, events, now = tails.curves(run.folder / METRICS), run.events(), status(run)
         made = [a for a in workspace.adapters() if a.lineage.get("run") == run.id]
         cost = next((a.lineage["cost"] for a in made if a.lineage.get("cost")), None)
-        return render("run.html", who=who, run=run, status=now, pending=now == "running", curves=plots(found.series),
-                      last=found.last, took=_took(run, now, events), made=made,
+        return render("run.html", who=who, run=run, status=now, alarms=alarms(events),
+                      pending=now == "running", curves=plots(found.series), last=found.last,
+                      took=_took(run, now, events), made=made,
                       cost=_flat(cost or (run.usage() or [{}])[-1]), settings=_flat(run.settings),
                       inputs=_flat(run.inputs), summary=_flat(run.summary), events=_events(events))
 
@@ -91,6 +93,11 @@ def _runs(routes: APIRouter, workspace: Workspace) -> None:
 def status(run: Run) -> str:
     """A run's state for people: "lost" if it is marked running and no process executes it."""
     return "lost" if run.status == "running" and not run.alive else run.status
+
+
+def alarms(events: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """What the run's monitors rang for: after which step, and why; once each, also where a step was made again."""
+    return sorted({(int(e["step"]), str(e["text"])) for e in events if e.get("event") == "alarm"})
 
 
 def plots(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> list[dict[str, Any]]:

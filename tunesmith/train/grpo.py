@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tunesmith.contracts import Monitor, Progress, Sampling, Scorer
+from tunesmith.contracts import Monitor, Progress, Sampling, Scorer, View
 from tunesmith.errors import SettingsError
 from tunesmith.feedback.grading import ERRORS
 from tunesmith.model import adapters
@@ -31,7 +32,9 @@ from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.ppo import encode, final_scores, fits, minibatches, update_seed
+from tunesmith.train.rollouts import check_heads, rated
 from tunesmith.train.session import dataset, on_base, session
+from tunesmith.train.watched import Watched, beginning, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,13 @@ class Scoring:
 
 @dataclass(slots=True)
 class Roles:
-    """What the group methods hold on the base, besides adapter `reference` where KL is charged."""
+    """What the group methods hold on the base, besides adapter `reference` where KL is charged; and the newest update's
+    samples."""
 
     engine: LocalEngine
     reward: RewardModel | Scoring
     learner: Learner
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ class Samples:
     """G prompts with K answers each, from one version of the policy.
 
     `old[g]` and `reference[g]` are log-probs of the answers' tokens of tree g, one after the other; no reference where
-    KL costs nothing. `scores_GK` come from the judge; `finished_GK`: the end of turn came.
+    KL costs nothing. `scores_GK` come from the judge; `finished_GK`: the end of turn came; `spread_GK`: how far the
+    heads of a reward model that has several disagree.
     """
 
     trees: tuple[Tree, ...]
@@ -69,6 +75,7 @@ class Samples:
     reference: tuple[Tensor, ...]
     scores_GK: Tensor
     finished_GK: Tensor
+    spread_GK: Tensor | None = None
 
 
 def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring: Scoring | None = None,
@@ -103,16 +110,46 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring
                                {data.name: data.fingerprint}, parents, step)
 
         run.publish_every(settings.snapshots, publish)
-        for update in range(run.resume(lambda folder: roles.learner.load(folder, "policy")), settings.updates):
+        watched = Watched(monitor, run, roles.learner.parameters)
+
+        def checkpoint(folder: Path) -> None:
+            roles.learner.save(folder, "policy")
+            watched.save(folder)
+
+        def go_on(folder: Path) -> None:
+            roles.learner.load(folder, "policy")
+            watched.load(folder)
+
+        done = run.resume(go_on)
+        if not done:
+            watched.begin(lambda: beginning(roles.engine, drawn(settings), rows))
+        for update in range(done, settings.updates):
             chosen = indices(len(prompts), settings.seed, update * settings.batch, settings.batch)
-            metrics, work = step(base, roles, [prompts[i] for i in chosen], settings, update, [rows[i] for i in chosen])
-            stop = "monitor" if monitor and not monitor.observe(update + 1, metrics) else ""
-            run.end_step(update + 1, metrics, lambda folder: roles.learner.save(folder, "policy"), work, stop)
+            asked = [rows[i] for i in chosen]
+            metrics, work = step(base, roles, [prompts[i] for i in chosen], settings, update, asked)
+            metrics, stop = watched.observe(update + 1, metrics, partial(view, roles, asked, settings))
+            if settings.max_kl and metrics["kl"] > settings.max_kl:
+                stop = stop or f"KL {metrics['kl']:.2f} passed max_kl"
+                watched.ring(update + 1, stop)
+            run.end_step(update + 1, metrics, checkpoint, work, stop)
             if stop:
                 break
         if scoring:
             run.summary["grader_errors"] = ungraded(run.run.metrics())
+        watched.keep_best()
         return publish()
+
+
+def drawn(settings: PreferSettings) -> Sampling:
+    """How the policy writes."""
+    return Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
+
+
+def view(roles: Roles, rows: Sequence[Prompt], settings: PreferSettings) -> View:
+    """The newest update as a monitor sees it."""
+    assert roles.samples
+    return shown(roles.engine, drawn(settings), rows, roles.samples.trees, [old.tolist() for old in roles.samples.old],
+                 roles.samples.scores_GK.tolist())
 
 
 def attach(base: Base, start: Path, judge: Path | Scoring, settings: PreferSettings) -> Roles:
@@ -126,7 +163,8 @@ def attach(base: Base, start: Path, judge: Path | Scoring, settings: PreferSetti
         reward = judge
     else:
         reward = RewardModel.load(base, judge)
-        reward.layout = settings.layout
+        reward.layout, reward.pessimism = settings.layout, settings.pessimism
+        check_heads(reward, settings.pessimism)
     engine = LocalEngine(base, padded=True if settings.layout == "padded" else None)
     engine.use("policy", "policy")
     steps = settings.updates * int(settings.epochs) * min(settings.batch, settings.minibatches)
@@ -140,6 +178,7 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: P
     `rows` are the prompts as records, for a judge that wants them.
     """
     samples = collect(base, roles, prompts, settings, update, rows)
+    roles.samples = samples
     advantages_GK, reported = credit(samples, settings)
     outside = roles.reward if isinstance(roles.reward, Scoring) else None
     if outside:
@@ -160,25 +199,27 @@ def collect(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings
             rows: Sequence[Prompt] = ()) -> Samples:
     """K answers to each prompt, scored, with the sampler's log-probs (or recomputed ones) and the reference's."""
     k = settings.samples
-    sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
     seeds = [(settings.seed, update, i, j) for i in range(len(prompts)) for j in range(k)]
-    written = roles.engine.generate(prompts, sampling, seeds, n=k, model="policy")
-    drawn = [written[i:i + k] for i in range(0, len(written), k)]
-    trees = tuple(Tree(tuple(p), tuple(tuple(tokens) for tokens, _ in group)) for p, group in zip(prompts, drawn))
-    old = tuple(torch.tensor([x for _, logp in group for x in logp], device=base.device) for group in drawn)
+    written = roles.engine.generate(prompts, drawn(settings), seeds, n=k, model="policy")
+    groups = [written[i:i + k] for i in range(0, len(written), k)]
+    trees = tuple(Tree(tuple(p), tuple(tuple(tokens) for tokens, _ in group)) for p, group in zip(prompts, groups))
+    old = tuple(torch.tensor([x for _, logp in group for x in logp], device=base.device) for group in groups)
     if settings.old_logprobs == "recompute":
         old = tokenwise(base, "policy", trees, settings)
-    finished = [[tokens[-1] == base.chat.end for tokens, _ in group] for group in drawn]
+    finished = [[tokens[-1] == base.chat.end for tokens, _ in group] for group in groups]
+    scores_GK, spread_GK = scores(base, roles.reward, trees, rows)
     return Samples(trees, old, tokenwise(base, "reference", trees, settings) if settings.kl else (),
-                   scores(base, roles.reward, trees, rows), torch.tensor(finished, device=base.device))
+                   scores_GK, torch.tensor(finished, device=base.device), spread_GK)
 
 
-def scores(base: Base, judge: RewardModel | Scoring, trees: Sequence[Tree], rows: Sequence[Prompt]) -> Tensor:
-    """What the judge says of every answer, [G, K]."""
+def scores(base: Base, judge: RewardModel | Scoring, trees: Sequence[Tree], rows: Sequence[Prompt]
+           ) -> tuple[Tensor, Tensor | None]:
+    """What the judge says of every answer, [G, K], and how far its heads disagree, if it has several."""
     if isinstance(judge, RewardModel):
-        return judge.score_trees(trees).view(len(trees), -1)
+        scores_A, spread_A = rated(judge, trees)
+        return scores_A.view(len(trees), -1), None if spread_A is None else spread_A.view(len(trees), -1)
     return torch.tensor([judge.scorer.score(row, [base.chat.text(answer) for answer in tree.answers])
-                         for row, tree in zip(rows, trees, strict=True)], device=base.device)
+                         for row, tree in zip(rows, trees, strict=True)], device=base.device), None
 
 
 def tokenwise(base: Base, slot: str, trees: Sequence[Tree], settings: PreferSettings) -> tuple[Tensor, ...]:
@@ -209,6 +250,7 @@ def credit(samples: Samples, settings: PreferSettings) -> tuple[Tensor, dict[str
         "reward": samples.scores_GK.mean(), "score": scores_GK.mean(), **kl, "entropy": -old_N.mean(),
         "reward_spread": scores_GK.std(1).mean(), "zero_variance": advantages.alike(rewards_GK).float().mean(),
         "answer_tokens": torch.tensor(sum(lengths) / len(lengths)), "finished": samples.finished_GK.float().mean(),
+        **({} if samples.spread_GK is None else {"disagreement": samples.spread_GK.mean()}),
     }
     return advantages_GK, {k: float(v) for k, v in reported.items()}
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tunesmith.contracts import Monitor, Progress, Sampling
+from tunesmith.contracts import Monitor, Progress, Sampling, View
 from tunesmith.errors import UserError
 from tunesmith.model import adapters, heads
 from tunesmith.model.base import Base
@@ -24,13 +25,15 @@ from tunesmith.model.engine import LocalEngine
 from tunesmith.model.machine import Work, passes
 from tunesmith.model.scorer import RewardModel
 from tunesmith.ops import advantages, logprobs, losses
+from tunesmith.records import Prompt
 from tunesmith.settings import PpoSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import sft
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
-from tunesmith.train.rollouts import Rollouts, Value, collect
+from tunesmith.train.rollouts import Rollouts, Value, check_heads, collect
 from tunesmith.train.session import dataset, on_base, session
+from tunesmith.train.watched import Watched, beginning, shown
 
 RATIO_LIMIT = 10.0
 """A mean probability ratio beyond this ends the passes over the current rollouts (lm-human-preference-details)."""
@@ -38,7 +41,7 @@ RATIO_LIMIT = 10.0
 
 @dataclass(slots=True)
 class Roles:
-    """Everything PPO holds on the base."""
+    """Everything PPO holds on the base, and the newest update's rollouts."""
 
     engine: LocalEngine
     reward: RewardModel
@@ -46,6 +49,7 @@ class Roles:
     policy_learner: Learner
     value_learner: Learner
     controller: advantages.KlController
+    rollouts: Rollouts | None = None
 
 
 def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Run | None = None,
@@ -55,13 +59,17 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     Raises:
         ModelError: the adapters belong to another base.
         UserError: the prompts or demonstrations are something else, or no prompt fits.
+        SettingsError: pessimism, and a reward model with one head.
         TrainingStopped: NaN or exploding loss.
     """
     start, judge = on_base(workspace, base, settings.policy, settings.reward)
     data = dataset(workspace, settings.prompts, "prompts")
     roles = attach(base, start.path, judge.path, settings)
-    prompts, skipped = encode(base, [base.chat.prompt(p.messages) for p in data.rows()], settings.max_tokens,
-                              ("policy", "reward", roles.value.slot))
+    slots = "policy", "reward", roles.value.slot
+    rows = list(data.rows())
+    encoded = [base.chat.prompt(p.messages) for p in rows]
+    prompts, skipped = encode(base, encoded, settings.max_tokens, slots)
+    rows = [p for p, tokens in zip(rows, encoded) if fits(base, tokens, settings.max_tokens, slots)]
     ptx = dataset(workspace, settings.ptx, "demonstrations") if settings.ptx else None
     mixed = sft.encode(base, list(ptx.rows()), adapters.room(base, "policy"))[0] if ptx else []
     sources = {d.name: d.fingerprint for d in (data, ptx) if d}
@@ -78,17 +86,45 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
                                sources, {"policy": str(start), "reward": str(judge)}, step)
 
         run.publish_every(settings.snapshots, publish)
-        for update in range(run.resume(lambda folder: load(folder, roles)), settings.updates):
-            chosen = [prompts[i]
-                      for i in indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)]
-            metrics, work = step(base, roles, chosen, mixed, settings, update)
-            stop = "monitor" if monitor and not monitor.observe(update + 1, metrics) else ""
+        watched = Watched(monitor, run, roles.policy_learner.parameters)
+
+        def checkpoint(folder: Path) -> None:
+            save(folder, roles)
+            watched.save(folder)
+
+        def go_on(folder: Path) -> None:
+            load(folder, roles)
+            watched.load(folder)
+
+        done = run.resume(go_on)
+        if not done:
+            watched.begin(lambda: beginning(roles.engine, drawn(settings), rows))
+        for update in range(done, settings.updates):
+            chosen = indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)
+            asked = [rows[i] for i in chosen]
+            metrics, work = step(base, roles, [prompts[i] for i in chosen], mixed, settings, update)
+            metrics, stop = watched.observe(update + 1, metrics, partial(view, roles, asked, settings))
             if settings.max_kl and metrics["kl"] > settings.max_kl:
                 stop = stop or f"KL {metrics['kl']:.2f} passed max_kl"
-            run.end_step(update + 1, metrics, lambda folder: save(folder, roles), work, stop)
+                watched.ring(update + 1, stop)
+            run.end_step(update + 1, metrics, checkpoint, work, stop)
             if stop:
                 break
+        watched.keep_best()
         return publish()
+
+
+def drawn(settings: PpoSettings) -> Sampling:
+    """How the policy writes."""
+    return Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
+
+
+def view(roles: Roles, rows: Sequence[Prompt], settings: PpoSettings) -> View:
+    """The newest update as a monitor sees it."""
+    assert roles.rollouts
+    old = [row[mask].tolist() for row, mask in zip(roles.rollouts.logprobs_BT, roles.rollouts.mask_BT)]
+    scores = [[score] for score in roles.rollouts.scores_B.tolist()]
+    return shown(roles.engine, drawn(settings), rows, roles.rollouts.trees, old, scores)
 
 
 def encode(base: Base, prompts: Sequence[list[int]], room: int,
@@ -112,6 +148,8 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
     adapters.copy(base, "policy", "reference")
     reward = RewardModel.load(base, judge)
     reward.layout = settings.layout
+    reward.pessimism = settings.pessimism
+    check_heads(reward, settings.pessimism)
     head = heads.load(judge, base.device)
     if settings.value == "adapter":
         adapters.load(base, "value", judge)
@@ -135,10 +173,10 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
 def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequence[Tree], settings: PpoSettings,
          update: int) -> tuple[dict[str, float], Work]:
     """One update: roll out, estimate advantages, several passes of minibatches. Returns metrics and what it took."""
-    sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
-    rollouts = collect(roles.engine, prompts, roles.reward, roles.value, sampling, version=update,
+    rollouts = collect(roles.engine, prompts, roles.reward, roles.value, drawn(settings), version=update,
                        recompute=settings.old_logprobs == "recompute", layout=settings.layout)
-    table, reported = credit(rollouts, roles.controller.coefficient, settings)
+    roles.rollouts = rollouts
+    table, reported = credit(rollouts, price(roles, settings, update), settings)
     learned: list[dict[str, float]] = []
     taught: list[Tree] = []
     beside: list[Tree] = []
@@ -165,6 +203,13 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequ
     work = (passes(rollouts.trees, forward=3 + own + again, forward_logits=2 + again)  # sampler, reward, reference
             + passes(taught, trained=1 + own, trained_logits=1) + passes(beside, trained=1, trained_logits=1))
     return {**reported, **averaged}, work
+
+
+def price(roles: Roles, settings: PpoSettings, update: int) -> float:
+    """An update's KL coefficient: the controller's, or one on the straight line from `kl` to `kl_final`."""
+    if not settings.kl_final:
+        return roles.controller.coefficient
+    return settings.kl + (settings.kl_final - settings.kl) * update / max(1, settings.updates - 1)
 
 
 def minibatches(rows: int, parts: int, epochs: int, seed: int) -> Iterator[list[int]]:
@@ -203,6 +248,7 @@ def credit(rollouts: Rollouts, coefficient: float, settings: PpoSettings) -> tup
         "entropy": -rollouts.logprobs_BT.masked_fill(~mask, 0.0).sum() / count,
         "answer_tokens": mask.sum(1).float().mean(), "finished": rollouts.finished_B.float().mean(),
         "value_explained": 1 - error_BT.square().sum() / count / spread,
+        **({} if rollouts.spread_B is None else {"disagreement": rollouts.spread_B.mean()}),
     }
     white_BT = advantages.normalize(advantages_BT, mask, center=True)
     return Credit(white_BT, returns_BT), {k: float(v) for k, v in reported.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,15 +39,23 @@ from tunesmith.train.session import session
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One group, ready to learn from: tokens, and either pairs or per-answer labels (or tiers for Plackett-Luce)."""
+    """One group, ready to learn from: tokens, and either pairs or per-answer labels (or tiers for Plackett-Luce).
+
+    `draws`: how often it counts in the bootstrap sample of each head; empty where there is one head.
+    """
 
     tree: Tree
     group: AnswerGroup
     pairs: tuple[Pair, ...]
+    draws: tuple[float, ...] = field(default=(), kw_only=True)
 
     @property
     def weight(self) -> float:
         return self.group.weight
+
+    def weight_of(self, head: int) -> float:
+        """Its weight in the loss of a head."""
+        return self.weight * self.draws[head] if self.draws else self.weight
 
 
 Kind = TypeVar("Kind", bound=Item)
@@ -68,7 +76,8 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
     items, skipped = encode(base, groups, min(settings.max_tokens or base.context, adapters.room(base, slot)))
     train_items, held_out = divide(items, settings.held_out)
     settings = settle(settings, base, slot, resume)
-    head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed)).to(base.device)
+    head = heads.ScalarHead(base.width, torch.Generator().manual_seed(settings.seed), settings.heads).to(base.device)
+    train_items = bootstrapped(train_items, settings.heads, settings.seed)
     steps = math.ceil(len(train_items) * settings.epochs / settings.batch)
     learner = Learner.of({**weights, **dict(head.linear.named_parameters("head"))}, steps, settings)
     data = fingerprint([[i.group.id, i.weight, [p.to_dict() for p in i.pairs], list(i.group.labels),
@@ -84,8 +93,8 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
             run.end_step(step + 1, metrics, lambda folder: learner.save(folder, "reward"),
                          passes([i.tree for i in chosen], trained=1))
         model = RewardModel(base, slot, head, settings.layout)
-        scores = head.normalize(model.score_trees([i.tree for i in train_items]))
-        run.summary |= {"train": assess(model, train_items, scores), "held_out": assess(model, held_out)}
+        scores_AH = head.normalize(model.score_each([i.tree for i in train_items]))
+        run.summary |= {"train": assess(model, train_items, scores_AH), "held_out": assess(model, held_out)}
 
         save = full.finish(base, slot, settings)
 
@@ -99,29 +108,29 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
 
 def forward_backward(base: Base, head: heads.ScalarHead, learner: Learner, items: Sequence[Item],
                      settings: RewardSettings, slot: str = "reward") -> dict[str, float]:
-    """Add the gradient of one optimizer step's loss, averaged over its prompts.
+    """Add the gradient of one optimizer step's loss, averaged over its prompts, and over heads.
 
     `slot` is the adapter that learns, "" the base itself.
     """
-    total = sum(i.weight for i in items)
+    totals = [sum(i.weight_of(h) for i in items) for h in range(head.heads)]
     answers = sum(len(i.tree.answers) for i in items)
     metrics = []
     for part in micro_batches(base, [i.tree for i in items], learner.budget, settings.layout):
         chosen = [items[j] for j in part]
         batch = build([i.tree for i in chosen], base.device)
         with adapters.active(base, slot):
-            rewards_A = head(hidden(base, batch, settings.layout, batch.last_A))
-            loss, m = _loss(rewards_A, chosen, total, answers, settings)
-            learner.backward(loss)
-        metrics.append(m)
+            rewards_AH = head.each(hidden(base, batch, settings.layout, batch.last_A))
+            told = [_loss(rewards_AH[:, h], chosen, h, totals[h], answers, settings) for h in range(head.heads)]
+            learner.backward(torch.stack([loss for loss, _ in told]).mean())
+        metrics.append({key: torch.stack([m[key] for _, m in told]).double().mean() for key in told[0][1]})
     summed = mean(metrics)
     right, strict = summed.pop("right"), summed.pop("strict")
     return {**summed, **({"accuracy": right / strict} if strict else {})}
 
 
-def _loss(rewards_A: Tensor, items: Sequence[Item], total: float, answers: int,
+def _loss(rewards_A: Tensor, items: Sequence[Item], head: int, total: float, answers: int,
           settings: RewardSettings) -> tuple[Tensor, losses.Metrics]:
-    """Rankings and thumbs may share a batch: each item adds the loss of its own kind."""
+    """One head's loss. Rankings and thumbs may share a batch: each item adds the loss of its own kind."""
     offsets = np.cumsum([0] + [len(i.tree.answers) for i in items]).tolist()
     ranked = [(i, o) for i, o in zip(items, offsets) if i.pairs]
     thumbs = [(i, o) for i, o in zip(items, offsets) if not i.pairs]
@@ -130,25 +139,25 @@ def _loss(rewards_A: Tensor, items: Sequence[Item], total: float, answers: int,
     if thumbs:
         index = [o + k for i, o in thumbs for k in range(len(i.group.labels))]
         label_A = rewards_A.new_tensor([x for i, _ in thumbs for x in i.group.labels])
-        weight_A = rewards_A.new_tensor([i.weight / total / len(i.group.labels) for i, _ in thumbs
+        weight_A = rewards_A.new_tensor([i.weight_of(head) / total / len(i.group.labels) for i, _ in thumbs
                                          for _ in i.group.labels])
         loss = loss + losses.labels(rewards_A[index], label_A, weight_A)[0]
     if ranked and settings.loss == "plackett-luce":
         order = [_order(i.group, o) for i, o in ranked]
-        loss = loss + losses.plackett_luce(rewards_A, order, rewards_A.new_tensor([i.weight / total
-                                                                                   for i, _ in ranked]))[0]
+        weight_G = rewards_A.new_tensor([i.weight_of(head) / total for i, _ in ranked])
+        loss = loss + losses.plackett_luce(rewards_A, order, weight_G)[0]
     elif ranked:
-        pair_loss, metrics = _pairs_loss(rewards_A, ranked, total, settings)
+        pair_loss, metrics = _pairs_loss(rewards_A, ranked, head, total, settings)
         loss = loss + pair_loss
     metrics = {**metrics, "loss": loss.detach()}
     return loss + settings.center * rewards_A.square().sum() / answers, metrics
 
 
-def _pairs_loss(rewards_A: Tensor, ranked: Sequence[tuple[Item, int]], total: float,
+def _pairs_loss(rewards_A: Tensor, ranked: Sequence[tuple[Item, int]], head: int, total: float,
                 settings: RewardSettings) -> tuple[Tensor, losses.Metrics]:
     better, worse, p, weight = [], [], [], []
     for item, offset in ranked:
-        share = item.weight / total / sum(q.weight for q in item.pairs)
+        share = item.weight_of(head) / total / sum(q.weight for q in item.pairs)
         for q in item.pairs:
             better.append(offset + q.better)
             worse.append(offset + q.worse)
@@ -199,6 +208,17 @@ def rated(groups: Sequence[AnswerGroup]) -> bool:
     return any(not 0 <= x <= 1 for g in groups for x in g.labels)
 
 
+def bootstrapped(items: Sequence[Item], count: int, seed: int) -> list[Item]:
+    """The items with a bootstrap sample of its own for each of `count` heads, if there are several.
+
+    The weights are exponential (the Bayesian bootstrap, Rubin 1981): no step is without an item for some head.
+    """
+    if count == 1:
+        return list(items)
+    draws_NH = np.random.default_rng((seed, 0)).exponential(size=(len(items), count))
+    return [replace(item, draws=tuple(row)) for item, row in zip(items, draws_NH.tolist())]
+
+
 def divide(items: Sequence[Kind], share: float) -> tuple[list[Kind], list[Kind]]:
     """(train, held-out): by a hash of the prompt, so a prompt is on one side whatever else is in the data."""
     out: tuple[list[Kind], list[Kind]] = ([], [])
@@ -209,16 +229,18 @@ def divide(items: Sequence[Kind], share: float) -> tuple[list[Kind], list[Kind]]
     return out
 
 
-def assess(model: RewardModel, items: Sequence[Item], scores_A: Tensor | None = None) -> dict[str, Any]:
+def assess(model: RewardModel, items: Sequence[Item], scores_AH: Tensor | None = None) -> dict[str, Any]:
     """Accuracy on strict pairs with a Wilson interval, and calibration; where only thumbs tell answers apart, their
     AUC, if there are good and bad ones.
 
-    Probabilities are those that the loss saw, before the scores were normalised. `scores_A` are the model's scores of
-    the items' answers, if they are known already.
+    Probabilities are those that the loss saw, before the scores were normalised (of several heads: those of their mean
+    reward). `scores_AH` are the heads' scores of the items' answers, if they are known already.
     """
     if not items:
         return {}
-    scores = (model.score_trees([i.tree for i in items]) if scores_A is None else scores_A).cpu().numpy()
+    each_AH = model.score_each([i.tree for i in items]) if scores_AH is None else scores_AH
+    each_AH = each_AH.reshape(len(each_AH), -1)
+    scores = each_AH.mean(1).cpu().numpy()
     offsets = np.cumsum([0] + [len(i.tree.answers) for i in items])
     preferred = [(int(o) + p.better, int(o) + p.worse) for i, o in zip(items, offsets) for p in i.pairs if p.p > 0.5]
     if not preferred:
@@ -229,8 +251,9 @@ def assess(model: RewardModel, items: Sequence[Item], scores_A: Tensor | None = 
     names = np.array([fingerprint(a) for i in items for a in i.tree.answers])
     swap = names[better] > names[worse]  # an order that does not know the answer: files put the chosen one first
     first, second = np.where(swap, worse, better), np.where(swap, better, worse)
-    raw = scores / float(model.head.gain)
+    raw = (each_AH / model.head.gain).mean(1).cpu().numpy()
     fit = calibration(1 / (1 + np.exp(raw[second] - raw[first])), ~swap)
     accuracy = wilson(int((scores[better] > scores[worse]).sum()), len(better))
+    apart = {"disagreement": float(each_AH.std(1).mean())} if model.head.heads > 1 else {}
     return {"pairs": len(better), "accuracy": accuracy.to_dict(), "calibration_error": fit.ece, "brier": fit.brier,
-            "calibration": [{"predicted": b.predicted, "observed": b.observed.to_dict()} for b in fit.bins]}
+            **apart, "calibration": [{"predicted": b.predicted, "observed": b.observed.to_dict()} for b in fit.bins]}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.contracts import Sampling
+from tunesmith.errors import SettingsError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
 from tunesmith.model.batch import Layout, Tree, build, hidden, split
@@ -30,7 +31,8 @@ class Rollouts:
     """B answers of one version of the policy. Tables are right-padded [B, T], valid where `mask_BT`.
 
     Trajectory: `trees`, `finished_B` (the end of turn came), `version`. Policy: `logprobs_BT` of the policy that
-    sampled, `reference_BT`. Outcome: `scores_B` from the reward model, `values_BT` before each token.
+    sampled, `reference_BT`. Outcome: `scores_B` from the reward model, how far its heads disagree on them (`spread_B`,
+    None if it has one), `values_BT` before each token.
     """
 
     trees: tuple[Tree, ...]
@@ -41,6 +43,7 @@ class Rollouts:
     reference_BT: Tensor
     values_BT: Tensor
     scores_B: Tensor
+    spread_B: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -66,9 +69,18 @@ def collect(engine: LocalEngine, prompts: Sequence[Sequence[int]], reward: Rewar
     mask_BT, reference_BT, values_BT, fresh_BT = (
         torch.cat([torch.nn.functional.pad(t[j], (0, width - t[j].shape[1])) for t in scored]) for j in range(4))
     sampled_BT = torch.stack([torch.tensor(lp + [0.0] * (width - len(lp))) for _, lp in rows]).to(mask_BT.device)
+    scores_B, spread_B = rated(reward, trees)
     finished = torch.tensor([tokens[-1] == base.chat.end for tokens, _ in rows], device=mask_BT.device)
     return Rollouts(trees, finished, version, mask_BT, fresh_BT if recompute else sampled_BT, reference_BT, values_BT,
-                    reward.score_trees(trees))
+                    scores_B, spread_B)
+
+
+def rated(reward: RewardModel, trees: Sequence[Tree]) -> tuple[Tensor, Tensor | None]:
+    """Scores of all answers, and how far the heads of a reward model that has several disagree on each."""
+    if isinstance(reward, RewardModel) and reward.head.heads > 1:
+        scores_AH = reward.score_each(trees)
+        return reward.one(scores_AH), scores_AH.std(1)
+    return reward.score_trees(trees), None
 
 
 def score_tokens(base: Base, trees: Sequence[Tree], value: Value, temperature: float, layout: Layout,
@@ -80,3 +92,13 @@ def score_tokens(base: Base, trees: Sequence[Tree], value: Value, temperature: f
         values = value.head(hidden(base, batch, layout, batch.source_N))
     policy = token_logprobs(base, "policy", batch, temperature, layout) if recompute else torch.zeros_like(reference)
     return batch.mask(), batch.table(reference), batch.table(values), batch.table(policy)
+
+
+def check_heads(reward: RewardModel, pessimism: float) -> None:
+    """
+    Raises:
+        SettingsError: pessimism about what one head says of itself.
+    """
+    if pessimism and reward.head.heads == 1:
+        raise SettingsError("--pessimism counts standard deviations between heads, and the reward model has one head: "
+                            "train it with tunesmith reward --heads 4")

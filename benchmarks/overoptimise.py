@@ -1,0 +1,275 @@
+"""Over-optimisation on the loan desk: a run that goes past its peak, planted hacks, a collapse, and healthy runs.
+
+    python -m benchmarks.overoptimise all --workspace workspace/overoptimise
+
+Every part goes on where it was stopped, and writes its figures into the workspace; `report` makes of them
+docs/results/overoptimisation.json and the tables of docs/results/overoptimisation.md.
+
+The loan desk's rubric judges and never stops a run; what stops one is a second reward model, taught by other labelers'
+rankings of other prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith import rounds
+from tunesmith.contracts import Sampling
+from tunesmith.errors import NotFound
+from tunesmith.evaluate import diversity, overoptimisation, suite
+from tunesmith.feedback import simulated
+from tunesmith.feedback.groups import ranked
+from tunesmith.model.engine import LocalEngine
+from tunesmith.model.reader import LocalReader
+from tunesmith.model.scorer import RewardModel
+from tunesmith.quickstart import builtin, customers, replies
+from tunesmith.quickstart.builtin import Gold
+from tunesmith.quickstart.customers import Scenario
+from tunesmith.quickstart.story import Plan, prepare
+from tunesmith.records import AnswerGroup, Prompt
+from tunesmith.settings import CollectSettings, PpoSettings, RewardSettings, SftSettings
+from tunesmith.shop import Shop
+from tunesmith.statistics import bootstrap_mean
+from tunesmith.store.workspace import Adapter, Run, Workspace
+
+NAME = "desk"
+PLAN = Plan(demonstrations=800, ranked=280, customers=1500, held_out=240, updates=30, episodes=24, answer_tokens=64)
+LABELERS = 20
+MARK = "sorry"
+"""What the labelers of the planted rubric hack love."""
+PANELS: Mapping[str, tuple[slice, dict[str, int]]] = {
+    "proxy": (slice(0, 160), {}), "gold": (slice(160, 280), {}), "weak": (slice(0, 40), {}),
+    "mixed": (slice(0, 100), {"length-lover": 8}), "length": (slice(0, 100), {"length-lover": LABELERS}),
+    "mark": (slice(0, 100), {"trigger": LABELERS})}
+"""The reward models: on which of the prompts their labelers judged, and how many of these have which fault."""
+WATCHED = {"gold": "gold", "gold_prompts": f"{NAME}-dev", "gold_every": 3}
+RUNS: Mapping[str, dict[str, Any]] = {
+    "over": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, "early_stop": False, "snapshots": 3, **WATCHED},
+    "mark": {"reward": "mark", "kl": 0.02, "lr": 1e-3}, "length": {"reward": "length", "kl": 0.02, "lr": 1e-3},
+    "collapse": {"reward": "weak", "kl": 0.0, "lr": 5e-3, "max_grad_norm": 10.0, "updates": 20},
+    "healthy-0": {"seed": 0}, "healthy-1": {"seed": 1}, "healthy-2": {"seed": 2}, "kept": {"kl_final": 0.6},
+    "stopped": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, **WATCHED}}
+"""PPO runs; what is not named is as in `run`. `stopped` is `over` with the early stop on."""
+
+
+def main() -> None:
+    arguments = _arguments()
+    for part in PARTS if arguments.part == "all" else [arguments.part]:
+        began = time.monotonic()
+        with Workspace.open(arguments.workspace) as workspace:
+            PARTS[part](Shop(workspace, progress, builtin.BASES, builtin.JUDGES), arguments)
+        print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+@contextmanager
+def progress(title: str) -> Any:
+    """One line now and then."""
+    began, last = time.monotonic(), [0.0]
+
+    def told(done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if time.monotonic() - last[0] > 20 or done == total:
+            last[0] = time.monotonic()
+            shown = {k: round(metrics[k], 3) for k in ("reward", "gold", "kl", "entropy", "alarms") if k in metrics}
+            print(f"  {title} {done}/{total} {shown} {time.monotonic() - began:.0f} s", flush=True)
+
+    yield told
+
+
+def setup(shop: Shop, arguments: argparse.Namespace) -> None:
+    """Demonstrations, customers, an SFT model and its answers."""
+    prepare(shop.workspace, PLAN, NAME, 0, "test")
+    dev = [builtin.to_prompt(s) for s in customers.sample("dev", 120, 4)]
+    shop.workspace.add_dataset(f"{NAME}-dev", "prompts", list({p.id: p for p in dev}.values()), source="simulator",
+                               licence="Apache-2.0")
+    once(shop, "sft", lambda: rounds.sft(shop, SftSettings(
+        base="loan-desk", data=f"{NAME}-demonstrations", name="sft", epochs=1, batch=16, lr=2e-3)))
+    if len(shop.workspace.group_sets()) == 0:
+        rounds.collect(shop, CollectSettings(model="sft", prompts=f"{NAME}-prompts", name="answers",
+                                             max_tokens=PLAN.answer_tokens))
+
+
+def rewards(shop: Shop, arguments: argparse.Namespace) -> None:
+    """A reward model for every panel of labelers."""
+    groups, gold = shop.workspace.groups("answers"), Gold()
+    for name, (part, faults) in PANELS.items():
+        mine = groups[part]
+        scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in mine]
+        panel = simulated.panel(LABELERS, scores, others=faults, mark=MARK)  # type: ignore[arg-type]
+        panel = tuple(replace(labeler, name=f"{name}-{labeler.name}") for labeler in panel)
+        verdicts = list(simulated.judge(mine, gold, panel, per_group=2, seed=5))
+        rows: Sequence[AnswerGroup] = ranked(mine, verdicts, merged=False)
+        shop.workspace.add_dataset(f"{name}-rankings", "comparisons", rows, source="simulator", licence="Apache-2.0")
+        once(shop, name, lambda name=name: rounds.reward(shop, RewardSettings(  # type: ignore[misc]
+            model="sft", comparisons=f"{name}-rankings", name=name, epochs=2, batch=8, lr=1e-3, heads=4)))
+        print(f"  {name}: {shop.workspace.adapter(name).lineage['held_out'].get('accuracy')}")
+
+
+def run(shop: Shop, name: str) -> Run:
+    """A PPO run of `RUNS`, if it was not made yet."""
+    settings = PpoSettings(**{**dict(
+        policy="sft", reward="proxy", prompts=f"{NAME}-customers", name=name, updates=PLAN.updates,
+        episodes=PLAN.episodes, max_tokens=PLAN.answer_tokens, epochs=2, minibatches=2, value="trunk", lr=6e-4,
+        kl=0.15, checkpoint_every=5), **RUNS[name]})
+    adapter = once(shop, name, lambda: rounds.ppo(shop, settings))
+    found = shop.workspace.run(adapter.lineage["run"])
+    for alarm in found.summary.get("alarms", ()):
+        print(f"  ALARM {alarm['step']}: {alarm['text']}")
+    if "stopped_by" in found.summary:
+        print(f"  stopped: {found.summary['stopped_by']}; kept: {found.summary.get('best_step')}")
+    return found
+
+
+def judged(shop: Shop, arguments: argparse.Namespace) -> None:
+    """The rubric's view of every version of the over-optimised run, on test customers that nothing else saw."""
+    prompts = list(shop.workspace.dataset(f"{NAME}-test").rows())
+    base = shop.base_of("sft")
+    engine, rubric = LocalEngine(base), Gold()
+    versions = {a.lineage.get("step", PLAN.updates): a for a in shop.workspace.adapters() if a.name == "over"
+                and a.lineage.get("step")}
+    versions |= {0: shop.workspace.adapter("sft"), -1: shop.workspace.adapter("stopped")}
+    out = {}
+    for step, adapter in sorted(versions.items()):
+        engine.load("m", adapter.path)
+        drawn = engine.sample([p.messages for p in prompts], Sampling(PLAN.answer_tokens, seed=77), model="m")
+        out[step] = [rubric.score(p, [a.text])[0] for p, (a,) in zip(prompts, drawn)]
+        print(f"  {step}: {np.mean(out[step]):.3f}", flush=True)
+    keep(shop, "judged", {str(k): v for k, v in out.items()})
+
+
+def pool(shop: Shop, arguments: argparse.Namespace) -> None:
+    """64 answers to each of 24 customers by the SFT model, with the rubric's and the weak reward model's scores."""
+    prompts = list(shop.workspace.dataset(f"{NAME}-test").rows())[:24]
+    base = shop.base_of("sft")
+    engine = LocalEngine(base)
+    engine.load("m", shop.workspace.adapter("sft").path)
+    drawn = engine.sample([p.messages for p in prompts], Sampling(PLAN.answer_tokens, seed=78), n=64, model="m")
+    texts = [[a.text for a in answers] for answers in drawn]
+    reward = RewardModel.load(base, shop.workspace.adapter("weak").path)
+    rubric = Gold()
+    keep(shop, "pool", {"proxy": reward.score_all(prompts, texts),
+                        "gold": [rubric.score(p, row) for p, row in zip(prompts, texts)]})
+
+
+def variety(shop: Shop, arguments: argparse.Namespace) -> None:
+    """The diversity suite on the SFT model, a healthy one, one with an option that keeps variety, and the collapse."""
+    prompts: list[Prompt] = list(shop.workspace.dataset(f"{NAME}-test").rows())[:40]  # type: ignore[arg-type]
+    human = {p.id: _reply(p) for p in prompts}
+    tests = diversity.Diversity(prompts, 8, Sampling(PLAN.answer_tokens, seed=79), human)
+    base = shop.base_of("sft")
+    engine = LocalEngine(base)
+    reader, rows = LocalReader(engine), {}
+    for name in ("sft", "healthy-0", "kept", "over", "collapse"):
+        try:
+            adapter = shop.workspace.adapter(name)
+        except NotFound:
+            continue
+        engine.load("m", adapter.path)
+        subject = suite.Subject(name, engine, "m", reader, str(adapter))
+        rows[name] = suite.run(tests, subject, tests.items(), shop.workspace.root / f"variety-{name}.jsonl")
+    keep(shop, "variety", diversity.section(rows, "sft"))
+    rubric = Gold()
+    judged = {}
+    for name in rows:
+        scores = [rubric.score(p, [str(r["answer"]), str(r["another"])]) for p, r in zip(prompts, rows[name])]
+        judged[name] = bootstrap_mean([float(np.mean(s)) for s in scores]).to_dict()
+    keep(shop, "variety-gold", judged)
+
+
+def _reply(prompt: Prompt) -> str:
+    """A reply of the demonstrations' kind to a customer."""
+    rng = random.Random(prompt.id)
+    return replies.write(Scenario.from_dict(prompt.facts["scenario"]), replies.population(rng), rng)
+
+
+def once(shop: Shop, name: str, make: Callable[[], Adapter]) -> Adapter:
+    """The newest adapter of that name without a step of its own, or a new one; a run that was stopped goes on."""
+    found = [a for a in shop.workspace.adapters() if a.name == name and not a.lineage.get("step")]
+    if found:
+        return found[-1]
+    for old in shop.workspace.runs():
+        if old.settings.get("name") == name and old.status != "finished":
+            return rounds.resume(shop, old)
+    return make()
+
+
+def keep(shop: Shop, name: str, found: Any) -> None:
+    (shop.workspace.root / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+def _one(name: str) -> Callable[[Shop, argparse.Namespace], None]:
+    def part(shop: Shop, arguments: argparse.Namespace) -> None:
+        run(shop, name)
+
+    return part
+
+
+def report(shop: Shop, arguments: argparse.Namespace) -> None:
+    """All figures as one JSON and as tables."""
+    root = shop.workspace.root
+    found: dict[str, Any] = {p.stem: json.loads(p.read_text()) for p in sorted(root.glob("*.json"))}
+    told: dict[str, Any] = {"runs": {}}
+    for name in RUNS:
+        lines = [r for r in shop.workspace.runs() if r.settings.get("name") == name and r.status == "finished"]
+        if lines:
+            metrics = lines[-1].metrics()
+            told["runs"][name] = {
+                "seed": lines[-1].seed, "updates": len(metrics), "alarms": lines[-1].summary.get("alarms", []),
+                "stopped_by": lines[-1].summary.get("stopped_by", ""), "best_step": lines[-1].summary.get("best_step"),
+                "first": _brief(metrics[0]), "last": _brief(metrics[-1]),
+                "seconds": lines[-1].summary.get("seconds")}
+            if "gold" in metrics[-1] or any("gold" in m for m in metrics):
+                start = float(lines[-1].summary["start"]["gold"])
+                points = overoptimisation.from_metrics(metrics, start)
+                told["runs"][name]["curve"] = overoptimisation.section(
+                    points, "rl", title=name, gold="second reward model",
+                    best_step=lines[-1].summary.get("best_step"))
+    if "judged" in found:
+        told["judged"] = {k: bootstrap_mean(v).to_dict() for k, v in found["judged"].items()}
+        start = np.array(found["judged"]["0"])
+        steps = {int(k): v for k, v in found["judged"].items()}
+        told["gain"] = {k: bootstrap_mean(np.array(v) - start).to_dict() for k, v in found["judged"].items()}
+        peak = max(float(np.mean(np.array(v) - start)) for k, v in steps.items() if k > 0)
+        told["kept_of_peak"] = float(np.mean(np.array(steps[-1]) - start)) / peak
+        told["lost_by_running_on"] = 1 - float(np.mean(np.array(steps[max(steps)]) - start)) / peak
+    if "pool" in found:
+        points = overoptimisation.best_of_n(found["pool"]["gold"], found["pool"]["proxy"])
+        told["bon"] = overoptimisation.section(points, "bon", title="best of n", gold="rubric")
+    told |= {k: found[k] for k in ("variety", "variety-gold") if k in found}
+    for part in [*told["runs"].values(), told]:
+        for key in ("curve", "bon"):
+            part.get(key, {}).pop("svg", None)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "overoptimisation.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+    print(json.dumps({k: v for k, v in told.items() if k not in ("variety",)}, indent=1))
+
+
+def _brief(line: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("reward", "kl", "entropy", "gold", "disagreement")
+    return {k: v for k, v in line.items() if k in kept or k.startswith("watch_")}
+
+
+PARTS: Mapping[str, Callable[[Shop, argparse.Namespace], None]] = {
+    "setup": setup, "rewards": rewards, **{name: _one(name) for name in RUNS}, "judged": judged, "pool": pool,
+    "variety": variety, "report": report}
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("part", choices=[*PARTS, "all"])
+    parser.add_argument("--workspace", type=Path, default=Path("workspace/overoptimise"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
