@@ -172,3 +172,16 @@ def test_an_endpoint_is_asked_like_an_engine_of_ours():
 def test_a_verdict_without_confidences_has_none():
     assert Verdict(1.0, "", (Look(False, 1.0, "", 0.9), Look(True, 1.0, ""))).p is None
     assert Verdict(1.0, "", (Look(False, 1.0, "", 0.9), Look(True, 0.0, "", 0.7))).p == pytest.approx(0.6)
+
+
+def test_a_small_base_of_ours_gives_no_verdict_and_that_is_said():
+    """The bundled base was never taught to judge: none of its replies is taken for a verdict, or for a tie."""
+    from tunesmith.contracts import Sampling
+    from tunesmith.model import base as bases
+    from tunesmith.model.engine import LocalEngine
+    from tunesmith.quickstart import builtin
+
+    base = bases.load(str(builtin.BASES["loan-desk"]), "loan-desk")
+    judge = ModelJudge(LocalEngine(base), sampling=Sampling(max_tokens=12, temperature=0.0))
+    verdicts = judge.compare(PROMPTS[:2], ["The rate is 7.15%.", "yes"], ["The rate is 9.99%.", "no"])
+    assert [v.outcome for v in verdicts] == [None, None] and about(verdicts).unreadable.value == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import DataError, UserError
-from tunesmith.evaluate.rubric import RULES, RubricJudge, checked, parse, written, yes_no
+from tunesmith.evaluate.rubric import RULES, ChecklistJudge, RubricJudge, checked, parse, written, yes_no
 from tunesmith.records import Answer, Message, Prompt
 
 RATE = Prompt((Message("user", "What is the rate?"),), "rates", facts={"rate": "7.15"})
@@ -154,3 +154,21 @@ def test_checklists_by_a_model():
     assert [[i.question for i in r.items] for r in found] == [["Does it name the rate?", "Is it polite?"]] * 2
     assert RubricJudge(found[0], Answering(lambda asked: "YES")).score(RATE, ["x"]) == [1.0]
     assert written(Answering(lambda asked: "no idea"), [RATE])[0].items == ()
+
+
+def test_each_prompt_is_judged_by_its_own_checklist():
+    def say(asked):
+        if asked.startswith("Write a checklist"):
+            return "Does it name the rate?\nIs it kind?" if "rate" in asked else "nothing to ask"
+        right = "7.15" in asked.split("[answer ")[1]
+        return "YES" if right or asked.endswith("Is it kind?\nYES or NO?") else "NO"
+
+    engine = Answering(say)
+    judge = ChecklistJudge(engine)
+    verdicts = judge.compare([RATE, RATE, OTHER], ["7.15", "six", "a"], ["nine", "six!", "b"])
+    assert [v.outcome for v in verdicts] == [1.0, 0.5, None]
+    assert verdicts[0].reason == "only the first: Does it name the rate?"
+    assert sum(p[0].content.startswith("Write") for p in engine.asked) == 2  # once for each prompt
+    assert judge.score(RATE, ["7.15", "six"]) == [1.0, 0.5]
+    with pytest.raises(UserError, match="no item could be judged"):
+        judge.score(OTHER, ["a"])

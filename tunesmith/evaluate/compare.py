@@ -48,12 +48,14 @@ class Comparison:
     """Every model's judged answer to every prompt: `judged[model][n]` answers `prompts[n]`.
 
     Models are in the order in which they were trained, the plainest first: `preferences` compares each with all
-    before it. Scores closer than `tie_within` are ties.
+    before it. Scores closer than `tie_within` are ties. Judges that compare answers two at a time leave `verdicts`: of
+    two models per prompt 1, 0.5, 0, or nan where they said nothing; these go before scores.
     """
 
     prompts: tuple[Prompt, ...]
     judged: Mapping[str, tuple[Judged, ...]]
     tie_within: float = 0.0
+    verdicts: Mapping[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -68,12 +70,17 @@ class Comparison:
         return np.array([np.nan if (v := j.value(key)) is None else float(v) for j in self._of(model)])
 
     def outcomes(self, model: str, baseline: str) -> Floats:
-        """Per prompt 1 if the judge prefers the model, 0.5 for a tie, 0 if the baseline."""
+        """Per prompt 1 if the judge prefers the model, 0.5 for a tie, 0 if the baseline; nan without a verdict."""
+        if (model, baseline) in self.verdicts:
+            return np.array(self.verdicts[model, baseline])
+        if (baseline, model) in self.verdicts:
+            return 1 - np.array(self.verdicts[baseline, model])
         return statistics.outcomes(self.scores(model), self.scores(baseline), self.tie_within)
 
     def preference(self, model: str, baseline: str, seed: int = 0) -> Preference:
-        """How often the model is preferred over the baseline; bootstrap over prompts."""
-        return statistics.preference_rate(self.outcomes(model, baseline), seed=seed)
+        """How often the model is preferred over the baseline, of the prompts with a verdict; bootstrap over prompts."""
+        x = self.outcomes(model, baseline)
+        return statistics.preference_rate(x[~np.isnan(x)], seed=seed)
 
     def preferences(self, seed: int = 0) -> dict[tuple[str, str], Preference]:
         """Each model against all before it, the newest first."""
@@ -113,7 +120,8 @@ class Comparison:
         """The same comparison on some of the prompts."""
         kept = [n for n, p in enumerate(self.prompts) if keep(p)]
         return Comparison(tuple(self.prompts[n] for n in kept),
-                          {m: tuple(js[n] for n in kept) for m, js in self.judged.items()}, self.tie_within)
+                          {m: tuple(js[n] for n in kept) for m, js in self.judged.items()}, self.tie_within,
+                          {pair: tuple(x[n] for n in kept) for pair, x in self.verdicts.items()})
 
     def _of(self, model: str) -> tuple[Judged, ...]:
         if model not in self.judged:
@@ -211,7 +219,9 @@ def save(path: str | Path, comparison: Comparison) -> None:
     with open(path, "w", encoding="utf-8") as f:
         for n, prompt in enumerate(comparison.prompts):
             row = {"prompt": prompt.to_dict(), "tie_within": comparison.tie_within,
-                   "judged": {m: _judged_to_dict(js[n]) for m, js in comparison.judged.items()}}
+                   "judged": {m: _judged_to_dict(js[n]) for m, js in comparison.judged.items()},
+                   **({"verdicts": [[a, b, _or_none(x[n])] for (a, b), x in comparison.verdicts.items()]}
+                      if comparison.verdicts else {})}
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -223,6 +233,7 @@ def load(path: str | Path) -> Comparison:
     """
     prompts, tie_within = [], 0.0
     judged: dict[str, list[Judged]] = {}
+    verdicts: dict[tuple[str, str], list[float]] = {}
     for line, written in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(written)
@@ -230,14 +241,26 @@ def load(path: str | Path) -> Comparison:
             tie_within = row["tie_within"]
             for model, j in row["judged"].items():
                 judged.setdefault(model, []).append(
-                    Judged(Answer.from_dict(j["answer"]), j["score"], j.get("checks", {})))
+                    Judged(Answer.from_dict(j["answer"]), _or_nan(j["score"]), j.get("checks", {})))
+            for a, b, outcome in row.get("verdicts", ()):
+                verdicts.setdefault((a, b), []).append(_or_nan(outcome))
         except (ValueError, KeyError, TypeError) as e:
             raise DataError("not a line of a saved comparison", path, line) from e
-    return Comparison(tuple(prompts), {m: tuple(js) for m, js in judged.items()}, tie_within)
+    return Comparison(tuple(prompts), {m: tuple(js) for m, js in judged.items()}, tie_within,
+                      {pair: tuple(x) for pair, x in verdicts.items()})
 
 
 def _judged_to_dict(j: Judged) -> dict[str, Any]:
-    return {"answer": j.answer.to_dict(), "score": j.score, "checks": dict(j.checks)}
+    return {"answer": j.answer.to_dict(), "score": _or_none(j.score), "checks": dict(j.checks)}
+
+
+def _or_none(x: float) -> float | None:
+    """JSON has no nan."""
+    return None if np.isnan(x) else x
+
+
+def _or_nan(x: float | None) -> float:
+    return np.nan if x is None else x
 
 
 def _over_seeds(columns: Sequence[Floats], comparisons: Sequence[Comparison], seed: int) -> OverSeeds:

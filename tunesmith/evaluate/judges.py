@@ -68,7 +68,10 @@ class Verdict:
 class PairJudge(Protocol):
     """Compares answers, two at a time."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
 
     def compare(self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str],
                 progress: Told | None = None) -> list[Verdict]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from tunesmith import statistics
 from tunesmith.errors import NotFound, nearest
-from tunesmith.evaluate.compare import Comparison
+from tunesmith.evaluate.compare import Checks, Comparison, Judged
+from tunesmith.records import Answer, Prompt
 from tunesmith.statistics import Floats, Preference
 
 Pair = tuple[str, str]
@@ -54,4 +55,22 @@ def of_scores(scores: Mapping[str, Sequence[float] | Floats], tie_within: float 
 
 def of_comparison(comparison: Comparison) -> Outcomes:
     """What the judge of a comparison preferred."""
-    return of_scores({m: comparison.scores(m) for m in comparison.models}, comparison.tie_within)
+    return Outcomes(comparison.models, {(a, b): comparison.outcomes(a, b)
+                                        for a, b in combinations(comparison.models, 2)})
+
+
+def comparison(prompts: Sequence[Prompt], answers_by_model: Mapping[str, Sequence[Answer]], outcomes: Outcomes,
+               checks: Checks | None = None) -> Comparison:
+    """What a judge of pairs, or people, said of these answers, as the report takes it.
+
+    An answer's score is its share of wins against the other models' answers to the same prompt, ties half; nan where
+    nobody said anything about it.
+    """
+    judged = {}
+    for model, answers in answers_by_model.items():
+        against = np.array([outcomes.of(model, other) for other in answers_by_model if other != model])
+        known = ~np.isnan(against)
+        share = np.divide(np.nansum(against, 0), known.sum(0), out=np.full(len(prompts), np.nan), where=known.any(0))
+        judged[model] = tuple(Judged(a, float(s), checks(p, a.text) if checks else {})
+                              for p, a, s in zip(prompts, answers, share, strict=True))
+    return Comparison(tuple(prompts), judged, verdicts={pair: tuple(x.tolist()) for pair, x in outcomes.table.items()})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, nan
+from math import exp, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -172,7 +172,7 @@ class Reliance:
     def to_dict(self) -> dict[str, Any]:
         """For a report."""
         return {"alone": self.alone.to_dict(), "right": self.right.to_dict(), "wrong": self.wrong.to_dict(),
-                "gain": self.gain, "harm": self.harm}
+                "gain": _or_none(self.gain), "harm": _or_none(self.harm)}
 
 
 def reliance(alone_N: ArrayLike, helped_N: ArrayLike, help_right_N: ArrayLike) -> Reliance:
@@ -192,6 +192,11 @@ def reliance(alone_N: ArrayLike, helped_N: ArrayLike, help_right_N: ArrayLike) -
 def _share(x: Floats) -> Interval:
     x = x[~np.isnan(x)]
     return statistics.mean_interval(x) if x.size else Interval(nan, 0.0, 1.0, 0)
+
+
+def _or_none(x: float) -> float | None:
+    """JSON has no nan."""
+    return None if isnan(x) else x
 
 
 # ---- anchoring
@@ -215,7 +220,7 @@ class Anchoring:
     def to_dict(self) -> dict[str, Any]:
         """For a report."""
         return {"shown": self.shown.to_dict(), "hidden": self.hidden.to_dict(), "effect": self.effect.to_dict(),
-                "p": self.p, "time": self.time.to_dict(), "verdicts": list(self.verdicts),
+                "p": _or_none(self.p), "time": self.time.to_dict(), "verdicts": list(self.verdicts),
                 "reliance": self.reliance.to_dict() if self.reliance else None}
 
 
@@ -238,7 +243,7 @@ def anchoring(groups: Iterable[AnswerGroup], rankings: Iterable[Ranking], critiq
     effect = _difference(x, shown, group_N, seed, resamples)
     slower = _difference(time, shown, group_N, seed, resamples)
     slower = Interval(exp(slower.value), exp(slower.low), exp(slower.high), slower.n)
-    right = [(r.shown, r.right, r.critique_right) for r in rows if r.right == r.right]
+    right = [(r.shown, r.right, r.critique_right) for r in rows if not isnan(r.right)]
     return Anchoring(_share(x[shown]), _share(x[~shown]), effect, _dealt_anew(x, shown, seed), slower,
                      (int(shown.sum()), int((~shown).sum())),
                      reliance([r for s, r, _ in right if not s], [r for s, r, _ in right if s],

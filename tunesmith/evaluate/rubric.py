@@ -400,14 +400,57 @@ answers, each about one thing that a good answer does, yes always the good side.
 
 def written(engine: Engine, prompts: Sequence[Prompt], model: str = "", count: int = 6,
             sampling: Sampling | None = None) -> list[Rubric]:
-    """For each prompt a checklist that a model wrote (TICK, 2410.03608), for `RubricJudge` with an engine.
+    """For each prompt a checklist that a model wrote (TICK, 2410.03608). Look at a few before they judge anything.
 
-    Look at a few before they judge anything. A reply without a question gives an empty rubric.
+    A reply without a question gives an empty rubric.
     """
     asked = [(Message("user", WRITE.format(count=count, mark=p.id[:8], request=spoken(p.messages))),) for p in prompts]
     found = engine.sample(asked, sampling or Sampling(max_tokens=400, temperature=0.0), model=model)
     return [Rubric(f"for {p.id}", tuple(RubricItem(q, QUESTION, question=q) for q in _questions(row[0].text)[:count]))
             for p, row in zip(prompts, found, strict=True)]
+
+
+class ChecklistJudge:
+    """Judges each prompt by a checklist of its own, one question at a time.
+
+    Args:
+        engine, model: who answers the questions.
+        checklists: by prompt id; those that are missing are written by the same model, at most `count` questions each.
+    """
+
+    name = "checklists"
+
+    def __init__(self, engine: Engine, model: str = "", checklists: Mapping[str, Rubric] | None = None, *,
+                 count: int = 6, sampling: Sampling = YES_NO):
+        self.engine, self.model, self.count, self.sampling = engine, model, count, sampling
+        self.checklists = dict(checklists or {})
+
+    def compare(self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str],
+                progress: Told | None = None) -> list[Verdict]:
+        """A verdict for each pair; None where the checklist is empty or no question could be read for both."""
+        self._write(prompts)
+        out = []
+        for prompt, a, b in zip(prompts, first, second, strict=True):
+            out += self._judge(prompt).compare([prompt], [a], [b], progress)
+        return out
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        """The share of the checklist that each answer meets.
+
+        Raises:
+            UserError: no question could be judged.
+        """
+        self._write([prompt])
+        return self._judge(prompt).score(prompt, answers)
+
+    def _write(self, prompts: Sequence[Prompt]) -> None:
+        missing = list({p.id: p for p in prompts if p.id not in self.checklists}.values())
+        if missing:
+            found = written(self.engine, missing, self.model, self.count)
+            self.checklists |= {p.id: rubric for p, rubric in zip(missing, found, strict=True)}
+
+    def _judge(self, prompt: Prompt) -> RubricJudge:
+        return RubricJudge(self.checklists[prompt.id], self.engine, self.model, sampling=self.sampling)
 
 
 def _questions(reply: str) -> list[str]:
