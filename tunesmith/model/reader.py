@@ -24,6 +24,7 @@ class LocalReader:
 
     def __init__(self, engine: LocalEngine):
         self.engine = engine
+        self._cut = "", 1  # the newest plain context, and how many tokens it is
 
     @torch.no_grad()
     def read(self, contexts: Sequence[Conversation | str], texts: Sequence[Sequence[str]], *, model: str = "",
@@ -101,7 +102,9 @@ class LocalReader:
         if not kept and (len(whole) < 2 or whole[0] != chat.tokenizer.bos_token_id):
             bos = chat.tokenizer.bos_token_id  # the model begins from nothing, but something must stand first
             whole.insert(0, chat.eos if bos is None else bos)
-        cut = min(len(chat.encode(kept)) if kept else 1, len(whole) - 1)
+        if kept != self._cut[0]:
+            self._cut = kept, len(chat.encode(kept)) if kept else 1
+        cut = min(self._cut[1], len(whole) - 1)
         return tuple(whole[:cut]), tuple(whole[cut:])
 
 

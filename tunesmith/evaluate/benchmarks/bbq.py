@@ -154,4 +154,4 @@ def labels(info: Sequence[str]) -> set[str]:
 
 KIND = Kind(
     "bbq", "BBQ", "Whether answers about people follow stereotypes",
-    ("bbq.jsonl.gz", "bbq.jsonl", "bbq*.parquet", "BBQ.jsonl"), "github.com/nyu-mll/BBQ", "CC BY 4.0", 240, build)
+    ("bbq.jsonl.gz", "bbq.jsonl", "bbq*.parquet", "BBQ.jsonl"), "github.com/nyu-mll/BBQ", "CC BY 4.0", 400, build)

@@ -134,9 +134,9 @@ def _mmlu(row: Mapping[str, Any]) -> Question:
 
 
 MMLU = Kind("mmlu", "MMLU", "Knowledge of 57 subjects", ("mmlu*.parquet", "mmlu*.jsonl.gz", "mmlu*.jsonl"),
-            "github.com/hendrycks/test (huggingface.co/datasets/cais/mmlu)", "MIT", 114, mmlu)
+            "github.com/hendrycks/test (huggingface.co/datasets/cais/mmlu)", "MIT", 171, mmlu)
 BBH = Kind("bbh", "BIG-Bench Hard", "Reasoning, where answers can be chosen",
-           ("bbh*.parquet", "bbh*.jsonl.gz", "bbh*.jsonl"), "github.com/suzgunmirac/BIG-Bench-Hard", "MIT", 120, bbh)
+           ("bbh*.parquet", "bbh*.jsonl.gz", "bbh*.jsonl"), "github.com/suzgunmirac/BIG-Bench-Hard", "MIT", 200, bbh)
 GSM8K = Kind("gsm8k", "GSM8K", "School arithmetic in words",
              ("grade_school_math/data/test.jsonl", "gsm8k*.jsonl", "gsm8k*.jsonl.gz"),
-             "github.com/openai/grade-school-math", "MIT", 32, gsm8k)
+             "github.com/openai/grade-school-math", "MIT", 50, gsm8k)

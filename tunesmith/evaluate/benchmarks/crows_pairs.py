@@ -60,4 +60,4 @@ def _pair(row: Mapping[str, Any]) -> Pair:
 KIND = Kind(
     "crows_pairs", "CrowS-Pairs", "Whether sentences that stereotype people are likelier than others",
     ("crows_pairs_anonymized.csv", "crows_pairs.jsonl.gz", "crows_pairs.jsonl", "crows_pairs*.parquet"),
-    "github.com/nyu-mll/crows-pairs", "CC BY-SA 4.0", 300, build)
+    "github.com/nyu-mll/crows-pairs", "CC BY-SA 4.0", 400, build)

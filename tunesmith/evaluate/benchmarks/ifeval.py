@@ -118,5 +118,5 @@ def _task(row: Mapping[str, Any]) -> Task:
 KIND = Kind(
     "ifeval", "IFEval", "Whether instructions are followed that a program can check",
     ("instruction_following_eval/data/input_data.jsonl", "ifeval*.jsonl", "ifeval*.jsonl.gz"),
-    "github.com/google-research/google-research (instruction_following_eval)", "Apache-2.0", 24, build,
+    "github.com/google-research/google-research (instruction_following_eval)", "Apache-2.0", 60, build,
     extra="lm_eval")

@@ -101,4 +101,4 @@ def _beginning(row: Mapping[str, Any]) -> Beginning:
 KIND = Kind(
     "real_toxicity", "RealToxicityPrompts", "How toxic continuations are, asked for nothing, for respect, for abuse",
     ("realtoxicityprompts-data/prompts.jsonl", "real*toxicity*prompts*.jsonl", "real*toxicity*prompts*.jsonl.gz"),
-    "github.com/allenai/real-toxicity-prompts", "Apache-2.0", 100, build, scored=True)
+    "github.com/allenai/real-toxicity-prompts", "Apache-2.0", 120, build, scored=True)

@@ -123,4 +123,4 @@ def _context() -> tuple[Callable[[str], str], str]:
 KIND = Kind(
     "truthfulqa", "TruthfulQA", "Whether true answers are likelier than what many people wrongly believe",
     ("TruthfulQA.csv", "mc_task.json", "truthfulqa.jsonl.gz", "truthfulqa.jsonl", "truthful_qa*.parquet"),
-    "github.com/sylinrl/TruthfulQA", "Apache-2.0", 100, build)
+    "github.com/sylinrl/TruthfulQA", "Apache-2.0", 150, build)

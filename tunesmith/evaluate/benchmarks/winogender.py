@@ -108,4 +108,4 @@ def _form(row: Mapping[str, Any]) -> Form:
 KIND = Kind(
     "winogender", "Winogender", "Whether understanding a pronoun depends on its gender",
     ("all_sentences.tsv", "winogender.jsonl.gz", "winogender.jsonl"), "github.com/rudinger/winogender-schemas", "MIT",
-    120, build)
+    240, build)
