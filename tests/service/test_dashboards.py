@@ -32,6 +32,17 @@ def test_a_run_has_curves_settings_and_what_happened(client, workspace):
     assert client.get("/runs/sft-20200101").status_code == 404
 
 
+def test_alarms_stand_on_top_while_a_run_goes_on_and_once_each(client, workspace):
+    run = workspace.start_run("ppo", {}, 0, {})
+    assert 'id="alarms"' not in client.get(f"/runs/{run.id}").text
+    for step, text in ((4, "answers with one same opening (<i>thanks</i>): 90%"), (7, "gold fell"), (7, "gold fell")):
+        run.event("alarm", step=step, text=text)  # the last one twice: its step was made again after a kill
+    page = client.get(f"/runs/{run.id}").text
+    top = page[page.index('id="alarms"'):page.index("</ul>", page.index('id="alarms"'))]
+    assert "2 alarms" in top and top.count("gold fell") == 1 and "After update 4" in top
+    assert "&lt;i&gt;thanks" in top and "<i>" not in top
+
+
 def test_a_run_whose_process_is_gone_is_lost(client, workspace):
     run = workspace.start_run("ppo", {}, 0, {})
     run.release()
