@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 
 from tunesmith.contracts import Sampling
+from tunesmith.evaluate.checklist import ChecklistJudge
 from tunesmith.evaluate.critique import CritiqueJudge, DebateJudge
 from tunesmith.evaluate.judges import ByScore, ModelJudge, PairJudge, Verdict
 from tunesmith.evaluate.oversight import Known, accuracy, against_people, anchoring, reliance, right_of
-from tunesmith.evaluate.rubric import QUESTION, ChecklistJudge, Rubric, RubricItem
+from tunesmith.evaluate.rubric import QUESTION, Rubric, RubricItem
 from tunesmith.evaluate.text import repetition
 from tunesmith.quickstart.desk import PRODUCTS
 from tunesmith.records import Answer, AnswerGroup, Conversation, Message, Prompt, Ranking, fingerprint

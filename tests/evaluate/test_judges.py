@@ -1,5 +1,6 @@
 """Language models as judges: both orders, what cannot be read, scores, the record, people behind the same door."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 
 from tunesmith.contracts import Scorer
 from tunesmith.errors import DataError, UserError
-from tunesmith.evaluate import judges
 from tunesmith.evaluate.judges import ByScore, Look, ModelJudge, Verdict, about, play, question, read, together
 from tunesmith.records import Answer, Message, Prompt
 
@@ -128,18 +128,39 @@ def test_scorers_are_judges_too():
     assert [v.outcome for v in verdicts] == [1.0, 0.5, 0.0] and verdicts[0].reason == "3 against 0"
 
 
-def test_models_meet_and_the_record_is_kept(tmp_path):
+def test_models_meet_in_pairs():
     answers = {"base": ["a"] * 6, "sft": [Answer("aa")] * 6, "ppo": ["aaa"] * 5 + [""]}
     bouts = play(PROMPTS, answers, ModelJudge(Judging(longer), "m"))
     assert list(bouts.verdicts) == [("base", "sft"), ("base", "ppo"), ("sft", "ppo")]
     assert bouts.outcomes().of("ppo", "sft").tolist() == [1, 1, 1, 1, 1, 0]
-    judges.save(tmp_path / "verdicts.jsonl", bouts)
-    assert judges.load(tmp_path / "verdicts.jsonl") == bouts
-    (tmp_path / "verdicts.jsonl").write_text('{"model": "a"}\n')
-    with pytest.raises(DataError, match=r"verdicts.jsonl:1: not a line"):
-        judges.load(tmp_path / "verdicts.jsonl")
+    some = play(PROMPTS, answers, ModelJudge(Judging(longer)), [("ppo", "base")])
+    assert list(some.verdicts) == [("ppo", "base")] and some.outcomes().of("base", "ppo").tolist() == [0] * 5 + [1]
     with pytest.raises(DataError, match='"sft" gave 1 answers to 6 prompts'):
         play(PROMPTS, {"base": ["a"] * 6, "sft": ["a"]}, ModelJudge(Judging(longer)))
+
+
+def test_a_run_that_was_stopped_asks_nothing_twice(tmp_path):
+    answers = {"a": [f"x{'x' * n}" for n in range(6)], "b": ["yyy"] * 6}
+    path = tmp_path / "judged" / "verdicts.jsonl"
+
+    class Power(Judging):
+        def sample(self, prompts, *rest, **more):
+            if len(self.asked) >= 8:
+                raise RuntimeError("the power went")
+            return super().sample(prompts, *rest, **more)
+
+    with pytest.raises(RuntimeError):
+        play(PROMPTS, answers, ModelJudge(Power(longer)), kept=path, batch=2)
+    lines = path.read_text().splitlines()
+    assert len(lines) == 5 and json.loads(lines[1])["looks"][1]["swapped"] is True  # a header and two batches
+    path.write_text(path.read_text() + '{"half a li')
+    engine, heard = Judging(longer), []
+    bouts = play(PROMPTS, answers, ModelJudge(engine), kept=path, progress=heard.append)
+    assert len(engine.asked) == 4 and sum(heard) == 6
+    assert bouts == play(PROMPTS, answers, ModelJudge(Judging(longer)))
+    other = Judging(longer)
+    play(PROMPTS, answers, ModelJudge(other, guidelines="Be brief."), kept=path, of="brief")
+    assert len(other.asked) == 12 and len(path.read_text().splitlines()) == 7
 
 
 def test_unread_verdicts_are_holes_in_the_outcomes():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import DataError, UserError
+from tunesmith.evaluate import probes
 from tunesmith.evaluate import rewardmodel as bench
 from tunesmith.evaluate.rewardmodel import read_subsets, report
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt
@@ -146,18 +147,18 @@ def test_without_comparisons_there_is_no_report():
 
 def test_what_the_probes_do_to_a_text():
     text = "I think it is so. He agreed!\nWait?"
-    assert bench.bulleted(text) == "- I think it is so.\n- He agreed!\n- Wait?"
-    assert bench.bold(text) == "**I think** it is so. **He agreed!** **Wait?**"
-    assert bench.truncated("a b  c d") == "a b" and bench.truncated("one") == "one"
-    assert "I think" not in bench.confident(text) and "no doubt" in bench.confident(text)
+    assert probes.bulleted(text) == "- I think it is so.\n- He agreed!\n- Wait?"
+    assert probes.bold(text) == "**I think** it is so. **He agreed!** **Wait?**"
+    assert probes.truncated("a b  c d") == "a b" and probes.truncated("one") == "one"
+    assert "I think" not in probes.confident(text) and "no doubt" in probes.confident(text)
     long = "word " * 40
-    assert len(bench.padded(long).split()) - 40 in range(20, 34) and bench.padded(long).startswith(long.strip())
+    assert len(probes.padded(long).split()) - 40 in range(20, 34) and probes.padded(long).startswith(long.strip())
 
 
 def test_names_and_pronouns_are_swapped_with_their_capitals():
-    assert bench.swapped("He told his wife. HE did; John's father, a white man") == (
+    assert probes.swapped("He told his wife. HE did; John's father, a white man") == (
         "She told her husband. SHE did; Mary's mother, a Black woman")
-    assert bench.swapped("the other theme") == "the other theme"
+    assert probes.swapped("the other theme") == "the other theme"
 
 
 # ---- benchmarks

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import DataError, UserError
-from tunesmith.evaluate.rubric import RULES, ChecklistJudge, RubricJudge, checked, parse, written, yes_no
+from tunesmith.evaluate.checklist import ChecklistJudge, RubricJudge, checked, written, yes_no
+from tunesmith.evaluate.rubric import RULES, parse
 from tunesmith.records import Answer, Message, Prompt
 
 RATE = Prompt((Message("user", "What is the rate?"),), "rates", facts={"rate": "7.15"})

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,12 +40,14 @@ Told = Callable[[int], None]
 @dataclass(frozen=True, slots=True)
 class Look:
     """One question to a judge: `swapped` if the pair's second answer was shown first (as A). `outcome` is about the
-    pair's first answer, None if the reply held no verdict; `confidence` is the judge's that its choice is right."""
+    pair's first answer, None if the reply held no verdict; `confidence` is the judge's that its choice is right; `note`
+    is what it read beside the pair."""
 
     swapped: bool
     outcome: float | None
     reply: str
     confidence: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ class ModelJudge:
         replies = self._ask(questions, progress)
         out = [Verdict(TIE, "The answers are the same.")] * len(first)
         for place, n in enumerate(asked):
-            looks = [read(reply, swapped) for swapped, reply in enumerate(replies[2 * place:2 * place + 2])]
+            looks = [replace(read(reply, swapped), note=notes[n][swapped] if notes else "")
+                     for swapped, reply in enumerate(replies[2 * place:2 * place + 2])]
             out[n] = together(looks)
         if progress:
             progress(len(first) - len(asked))
@@ -267,11 +270,16 @@ class Bouts:
 
 
 def play(prompts: Sequence[Prompt], answers_by_model: Mapping[str, Sequence[Answer | str]], judge: PairJudge,
-         pairs: Sequence[Pair] = (), progress: Told | None = None) -> Bouts:
+         pairs: Sequence[Pair] = (), *, kept: Path | None = None, of: str = "", batch: int = 64,
+         progress: Told | None = None) -> Bouts:
     """Let models meet on the same prompts.
 
     Args:
         pairs: who meets whom; everybody everybody if empty.
+        kept: a file that verdicts are written to as they come, with the orders shown and what was said; those that it
+            holds already are not asked again.
+        of: what else the judge is made of (guidelines, the version of its model): a file kept of another is left.
+        progress: hears how many pairs of answers are done.
 
     Raises:
         DataError: a model with too many or too few answers.
@@ -280,9 +288,19 @@ def play(prompts: Sequence[Prompt], answers_by_model: Mapping[str, Sequence[Answ
     for model, found in texts.items():
         if len(found) != len(prompts):
             raise DataError(f'"{model}" gave {len(found)} answers to {len(prompts)} prompts')
-    chosen = list(pairs) or list(combinations(texts, 2))
-    return Bouts(tuple(prompts), tuple(texts), {
-        (a, b): tuple(judge.compare(prompts, texts[a], texts[b], progress)) for a, b in chosen}, judge.name)
+    memory, verdicts = _Kept(kept, judge.name, of), {}
+    for a, b in pairs or list(combinations(texts, 2)):
+        keys = [fingerprint([p.id, one, two]) for p, one, two in zip(prompts, texts[a], texts[b], strict=True)]
+        missing = list({key: n for n, key in enumerate(keys) if key not in memory.known}.values())
+        if progress and len(missing) < len(keys):
+            progress(len(keys) - len(missing))
+        for start in range(0, len(missing), batch):
+            part = missing[start:start + batch]
+            asked = [prompts[n] for n in part]
+            memory.add((a, b), asked, [keys[n] for n in part],
+                       judge.compare(asked, [texts[a][n] for n in part], [texts[b][n] for n in part], progress))
+        verdicts[a, b] = tuple(memory.known[key] for key in keys)
+    return Bouts(tuple(prompts), tuple(texts), verdicts, judge.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,43 +336,34 @@ def about(verdicts: Sequence[Verdict]) -> About:
 
 # ---- kept
 
-def save(path: str | Path, bouts: Bouts) -> None:
-    """One line per pair and prompt: orders shown, replies, verdicts."""
-    with open(path, "w", encoding="utf-8") as file:
-        for (a, b), said in bouts.verdicts.items():
-            for prompt, v in zip(bouts.prompts, said, strict=True):
-                row = {"model": a, "baseline": b, "prompt": prompt.to_dict(), "outcome": v.outcome, "reason": v.reason,
-                       "judge": bouts.judge, "looks": [{"swapped": k.swapped, "outcome": k.outcome, "reply": k.reply,
-                                                        "confidence": k.confidence} for k in v.looks]}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+class _Kept:
+    """Verdicts on disk, a line each, so that a run that was stopped asks nothing twice; None keeps nothing.
 
-
-def load(path: str | Path) -> Bouts:
-    """The bouts back from `save`'s file.
-
-    Raises:
-        DataError: not such a file; with file and line.
+    A file belongs to one judge: another one's is begun anew. Verdicts are found by prompt and texts.
     """
-    found = _Loaded()
-    for line, written in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(written)
-            found.add((row["model"], row["baseline"]), Prompt.from_dict(row["prompt"]), Verdict(
-                row["outcome"], row["reason"], tuple(Look(**look) for look in row["looks"])), row["judge"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise DataError("not a line of saved verdicts", path, line) from e
-    models = dict.fromkeys(m for pair in found.verdicts for m in pair)
-    prompts = max(found.prompts.values(), key=len, default=[])
-    return Bouts(tuple(prompts), tuple(models), {p: tuple(v) for p, v in found.verdicts.items()}, found.judge)
 
+    def __init__(self, path: Path | None, judge: str, fingerprint: str):
+        self.path, self.header = path, json.dumps({"judge": judge, "fingerprint": fingerprint})
+        self.known: dict[str, Verdict] = {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = written[:written.rfind("\n") + 1]  # what comes behind the last line end was cut off
+        first, *lines = whole.splitlines() or [""]
+        if first != self.header:
+            whole, lines = self.header + "\n", []
+        path.write_text(whole, encoding="utf-8")
+        for line in lines:
+            row = json.loads(line)
+            self.known[row["key"]] = Verdict(row["outcome"], row["reason"], tuple(Look(**k) for k in row["looks"]))
 
-@dataclass
-class _Loaded:
-    prompts: dict[Pair, list[Prompt]] = field(default_factory=dict)
-    verdicts: dict[Pair, list[Verdict]] = field(default_factory=dict)
-    judge: str = ""
-
-    def add(self, pair: Pair, prompt: Prompt, verdict: Verdict, judge: str) -> None:
-        self.prompts.setdefault(pair, []).append(prompt)
-        self.verdicts.setdefault(pair, []).append(verdict)
-        self.judge = judge
+    def add(self, pair: Pair, prompts: Sequence[Prompt], keys: Sequence[str], verdicts: Sequence[Verdict]) -> None:
+        self.known |= dict(zip(keys, verdicts, strict=True))
+        if self.path is None:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for prompt, key, v in zip(prompts, keys, verdicts, strict=True):
+                row = {"key": key, "model": pair[0], "baseline": pair[1], "prompt": prompt.id, "outcome": v.outcome,
+                       "reason": v.reason, "looks": [asdict(k) for k in v.looks]}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
