@@ -5,8 +5,8 @@
 Every part goes on where it was stopped, and writes its figures into the workspace; `report` makes of them
 docs/results/overoptimisation.json and the tables of docs/results/overoptimisation.md.
 
-The loan desk's rubric judges and never stops a run; what stops one is a second reward model, taught by other labelers'
-rankings of other prompts.
+The loan desk's rubric judges and never stops a run. Two signals watch one: a second reward model, taught by other
+labelers' rankings of other prompts, and a panel of simulated labelers with the noise of people.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ from tunesmith.quickstart import builtin, customers, replies
 from tunesmith.quickstart.builtin import Gold
 from tunesmith.quickstart.customers import Scenario
 from tunesmith.quickstart.story import Plan, prepare
-from tunesmith.records import AnswerGroup, Prompt
+from tunesmith.records import AnswerGroup, Prompt, fingerprint
 from tunesmith.settings import CollectSettings, PpoSettings, RewardSettings, SftSettings
-from tunesmith.shop import Shop
+from tunesmith.shop import Judge, Shop
 from tunesmith.statistics import bootstrap_mean
 from tunesmith.store.workspace import Adapter, Run, Workspace
 
@@ -55,11 +56,31 @@ PANELS: Mapping[str, tuple[slice, dict[str, int]]] = {
 WATCHED = {"gold": "gold", "gold_prompts": f"{NAME}-dev", "gold_every": 3}
 RUNS: Mapping[str, dict[str, Any]] = {
     "over": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, "early_stop": False, "snapshots": 3, **WATCHED},
-    "mark": {"reward": "mark", "kl": 0.02, "lr": 1e-3}, "length": {"reward": "length", "kl": 0.02, "lr": 1e-3},
+    "hack-mark": {"reward": "mark", "kl": 0.02, "lr": 1e-3},
+    "hack-length": {"reward": "length", "kl": 0.02, "lr": 1e-3},
     "collapse": {"reward": "weak", "kl": 0.0, "lr": 5e-3, "max_grad_norm": 10.0, "updates": 20},
     "healthy-0": {"seed": 0}, "healthy-1": {"seed": 1}, "healthy-2": {"seed": 2}, "kept": {"kl_final": 0.6},
-    "stopped": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, **WATCHED}}
-"""PPO runs; what is not named is as in `run`. `stopped` is `over` with the early stop on."""
+    "stopped": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, **WATCHED, "gold": "panel"}}
+"""PPO runs; what is not named is as in `run`. `over` and `stopped` differ in who watches, and in the early stop."""
+
+
+class Panel:
+    """`contracts.Scorer`: what three simulated labelers say of an answer, on a scale. Two agree on 73% of strict pairs,
+    as people do. The same answer to the same prompt gets the same marks."""
+
+    def __init__(self, noise: float):
+        self.noise, self.gold = noise, Gold()
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        return [score + self.noise * float(np.random.default_rng(int(fingerprint([prompt.id, text]), 16)).gumbel(size=3)
+                                           .mean()) for text, score in zip(answers, self.gold.score(prompt, answers))]
+
+
+def panel(workspace: Workspace) -> Judge:
+    """The panel as a judge, its noise measured on the SFT model's answers."""
+    groups, gold = workspace.groups("answers"), Gold()
+    scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in groups]
+    return Judge("a panel of simulated labelers", Panel(simulated.panel(1, scores)[0].noise), "simulated people")
 
 
 def main() -> None:
@@ -67,7 +88,8 @@ def main() -> None:
     for part in PARTS if arguments.part == "all" else [arguments.part]:
         began = time.monotonic()
         with Workspace.open(arguments.workspace) as workspace:
-            PARTS[part](Shop(workspace, progress, builtin.BASES, builtin.JUDGES), arguments)
+            judges = {**builtin.JUDGES, "panel": partial(panel, workspace)}
+            PARTS[part](Shop(workspace, progress, builtin.BASES, judges), arguments)
         print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -104,9 +126,9 @@ def rewards(shop: Shop, arguments: argparse.Namespace) -> None:
     for name, (part, faults) in PANELS.items():
         mine = groups[part]
         scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in mine]
-        panel = simulated.panel(LABELERS, scores, others=faults, mark=MARK)  # type: ignore[arg-type]
-        panel = tuple(replace(labeler, name=f"{name}-{labeler.name}") for labeler in panel)
-        verdicts = list(simulated.judge(mine, gold, panel, per_group=2, seed=5))
+        people = [replace(labeler, name=f"{name}-{labeler.name}") for labeler in
+                  simulated.panel(LABELERS, scores, others=faults, mark=MARK)]  # type: ignore[arg-type]
+        verdicts = list(simulated.judge(mine, gold, people, per_group=2, seed=5))
         rows: Sequence[AnswerGroup] = ranked(mine, verdicts, merged=False)
         shop.workspace.add_dataset(f"{name}-rankings", "comparisons", rows, source="simulator", licence="Apache-2.0")
         once(shop, name, lambda name=name: rounds.reward(shop, RewardSettings(  # type: ignore[misc]
@@ -131,13 +153,14 @@ def run(shop: Shop, name: str) -> Run:
 
 def judged(shop: Shop, arguments: argparse.Namespace) -> None:
     """The rubric's view of every version of the over-optimised run, on test customers that nothing else saw."""
-    prompts = list(shop.workspace.dataset(f"{NAME}-test").rows())
+    prompts: list[Prompt] = list(shop.workspace.dataset(f"{NAME}-test").rows())  # type: ignore[arg-type]
     base = shop.base_of("sft")
     engine, rubric = LocalEngine(base), Gold()
-    versions = {a.lineage.get("step", PLAN.updates): a for a in shop.workspace.adapters() if a.name == "over"
-                and a.lineage.get("step")}
-    versions |= {0: shop.workspace.adapter("sft"), -1: shop.workspace.adapter("stopped")}
-    out = {}
+    versions = {0: shop.workspace.adapter("sft")}
+    versions |= {a.lineage["step"]: a for a in shop.workspace.adapters() if a.name == "over" and "step" in a.lineage}
+    with suppress(NotFound):
+        versions[-1] = shop.workspace.adapter("stopped")
+    out: dict[int, list[float]] = {}
     for step, adapter in sorted(versions.items()):
         engine.load("m", adapter.path)
         drawn = engine.sample([p.messages for p in prompts], Sampling(PLAN.answer_tokens, seed=77), model="m")
@@ -169,10 +192,7 @@ def variety(shop: Shop, arguments: argparse.Namespace) -> None:
     engine = LocalEngine(base)
     reader, rows = LocalReader(engine), {}
     for name in ("sft", "healthy-0", "kept", "over", "collapse"):
-        try:
-            adapter = shop.workspace.adapter(name)
-        except NotFound:
-            continue
+        adapter = shop.workspace.adapter(name)
         engine.load("m", adapter.path)
         subject = suite.Subject(name, engine, "m", reader, str(adapter))
         rows[name] = suite.run(tests, subject, tests.items(), shop.workspace.root / f"variety-{name}.jsonl")

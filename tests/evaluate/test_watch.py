@@ -7,7 +7,7 @@ import pytest
 
 from tunesmith.contracts import Sampling, View, Word
 from tunesmith.errors import UserError
-from tunesmith.evaluate.watch import Disagreement, Gold, Watch, same_measure
+from tunesmith.evaluate.watch import Gold, Ratio, Watch, disagreement, same_measure, strangeness
 from tunesmith.records import Answer, Message, Prompt
 
 HELD_OUT = [Prompt((Message("user", f"held out {i}"),)) for i in range(96)]
@@ -118,7 +118,7 @@ def test_prompts_that_train_do_not_judge():
 
 def test_heads_that_begin_to_disagree_ring_once():
     def ring(values):
-        watch, told = Disagreement(), []
+        watch, told = disagreement(), []
         for step, value in enumerate([None, *values]):
             metrics = {} if value is None else {"disagreement": value}
             told.append(watch.observe(step, metrics, View((), (), (), None, "p", Sampling())))
@@ -131,10 +131,26 @@ def test_heads_that_begin_to_disagree_ring_once():
     assert not any(w.alarms for w in ring([]))
 
 
+def test_answers_that_the_reference_would_never_give_ring():
+    """Its surprise per token is KL per token and the policy's own: a policy that sharpens keeps it, one that babbles
+    or falls for a trick that the reference finds unlikely does not."""
+    def ring(rows):
+        watch = strangeness()
+        told = [watch.observe(s, dict(zip(("kl", "entropy", "answer_tokens"), row)), None) for s, row in
+                enumerate(rows, 1)]
+        return [s for s, w in enumerate(told, 1) if w.alarms]
+
+    start = [(0.0, 0.5, 40.0)]
+    assert ring(start + [(8.0, 0.3, 40.0)] * 9) == []  # 8 nats of KL, 0.5 per token: as likely as its own
+    assert ring(start + [(60.0, 0.9, 40.0)] * 9) == [3]
+    assert ring(start + [(40.0, 0.1, 40.0)] * 9) == [4]
+    assert strangeness().observe(1, {"entropy": 1.0}, None) == Word()
+
+
 def test_several_monitors_speak_as_one():
-    class Part(Disagreement):
+    class Part(Ratio):
         def __init__(self, word):
-            super().__init__()
+            super().__init__("", lambda m: None, 1.0, "")
             self.word = word
 
         def observe(self, step, metrics, view):

@@ -1,5 +1,5 @@
-"""What a run watches beside its canaries: an independent gold signal that ends it at its peak, and a reward model whose
-heads begin to disagree. `Watch` makes one monitor of several.
+"""What a run watches beside its canaries: an independent gold signal that ends it at its peak, a reward model whose
+heads begin to disagree, answers that the reference would never give. `Watch` makes one monitor of several.
 
 The signal that stops a run must not be what judges it afterwards: the version that it chose was chosen because it
 scored well there. So a gold signal sees prompts that do not train, it must not be the reward, and `same_measure` tells
@@ -8,7 +8,7 @@ a report when its judge is the one that stopped the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import sqrt
@@ -26,6 +26,7 @@ LEVEL = 0.05
 WINDOWS = 3
 """Looks, or updates, in a row that make a trend."""
 DISAGREEMENT = 1.5
+STRANGE = 2.0
 GOLD_SEED = 104_729
 
 
@@ -169,32 +170,59 @@ def _apart(before: Look, after: Look) -> bool:
         after.proxy > before.proxy and after.gold < before.gold)
 
 
-class Disagreement(Monitor):
-    """`contracts.Monitor` for a reward model with several heads: rings when they differ on the policy's answers 1.5
-    times as much as on those of the first update, which are the reference's own. Silent where there is one head."""
+class Ratio(Monitor):
+    """`contracts.Monitor`: rings when a figure of the metrics, averaged over the newest three updates, is `limit` times
+    what it was at the first, whose answers are the reference's own. Silent where the metrics lack it.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the ratio in the log.
+        of: the figure, None where there is none.
+        says: the alarm, with {ratio}.
+    """
+
+    def __init__(self, name: str, of: Callable[[Mapping[str, float]], float | None], limit: float, says: str):
+        self.name, self.of, self.limit, self.says = name, of, limit, says
         self.start = 0.0
         self.window: list[float] = []
         self.rung = False
 
     def observe(self, step: int, metrics: Mapping[str, float], view: View) -> Word:
-        if "disagreement" not in metrics:
+        value = self.of(metrics)
+        if value is None:
             return Word()
-        self.start = self.start or metrics["disagreement"]
-        self.window = [*self.window, metrics["disagreement"]][-WINDOWS:]
+        self.start = self.start or value
+        self.window = [*self.window, value][-WINDOWS:]
         ratio = sum(self.window) / len(self.window) / self.start if self.start else 1.0
-        rings = ratio > DISAGREEMENT and len(self.window) == WINDOWS and not self.rung
+        rings = ratio > self.limit and len(self.window) == WINDOWS and not self.rung
         self.rung |= rings
-        return Word({"disagreement_ratio": ratio}, (
-            f"the reward model's heads disagree {ratio:.2f} times as much as about the reference's answers: the policy "
-            "has gone where the reward model knows little",) if rings else ())
+        return Word({self.name: ratio}, (self.says.format(ratio=f"{ratio:.2f}"),) if rings else ())
 
     def state(self) -> dict[str, Any]:
         return {"start": self.start, "window": self.window, "rung": self.rung}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.start, self.window, self.rung = state["start"], list(state["window"]), state["rung"]
+
+
+def disagreement() -> Ratio:
+    """For a reward model with several heads: whether they differ on the policy's answers."""
+    return Ratio("disagreement_ratio", lambda m: m.get("disagreement"), DISAGREEMENT,
+                 "the reward model's heads disagree {ratio} times as much as about the reference's answers: the policy "
+                 "has gone where the reward model knows little")
+
+
+def strangeness() -> Ratio:
+    """Whether the reference still finds the policy's answers likely: its surprise per token, which is KL and the
+    policy's own surprise together."""
+    return Ratio("strangeness_ratio", _surprise, STRANGE,
+                 "the policy's answers surprise the reference {ratio} times as much per token as its own do: they are "
+                 "no longer of its kind")
+
+
+def _surprise(metrics: Mapping[str, float]) -> float | None:
+    if not {"kl", "entropy", "answer_tokens"} <= set(metrics):
+        return None
+    return metrics["kl"] / max(1.0, metrics["answer_tokens"]) + metrics["entropy"]
 
 
 def same_measure(judge: str, settings: Mapping[str, Any]) -> str:
