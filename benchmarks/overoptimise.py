@@ -56,10 +56,11 @@ PANELS: Mapping[str, tuple[slice, dict[str, int]]] = {
 WATCHED = {"gold": "gold", "gold_prompts": f"{NAME}-dev", "gold_every": 3}
 RUNS: Mapping[str, dict[str, Any]] = {
     "over": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, "early_stop": False, "snapshots": 3, **WATCHED},
-    "hack-mark": {"reward": "mark", "kl": 0.02, "lr": 1e-3},
-    "hack-length": {"reward": "length", "kl": 0.02, "lr": 1e-3},
+    "hack-mark": {"reward": "mark", "kl": 0.02, "lr": 1e-3, "updates": 20},
+    "hack-length": {"reward": "length", "kl": 0.02, "lr": 1e-3, "updates": 20},
     "collapse": {"reward": "weak", "kl": 0.0, "lr": 5e-3, "max_grad_norm": 10.0, "updates": 20},
-    "healthy-0": {"seed": 0}, "healthy-1": {"seed": 1}, "healthy-2": {"seed": 2}, "kept": {"kl_final": 0.6},
+    "healthy-0": {"seed": 0, "updates": 20}, "healthy-1": {"seed": 1, "updates": 20},
+    "healthy-2": {"seed": 2, "updates": 20}, "kept": {"seed": 0, "updates": 20, "kl_final": 0.6},
     "stopped": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, **WATCHED, "gold": "panel"}}
 """PPO runs; what is not named is as in `run`. `over` and `stopped` differ in who watches, and in the early stop."""
 
