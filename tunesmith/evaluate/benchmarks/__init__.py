@@ -34,19 +34,21 @@ class Present:
     lacks: str = ""
 
 
-def overview(folder: str | Path, judged: bool = False) -> list[Present]:
+def overview(folder: str | Path | None, judged: bool = False) -> list[Present]:
     """All benchmarks, with the file that the folder or one of its subfolders holds. `judged`: somebody judges toxicity.
 
     Raises:
         UserError: there is no such folder.
     """
+    if folder is None:
+        raise UserError("public benchmarks come from files on your disk; name their folder (--files)")
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name the one with the benchmarks' files")
     return [_present(kind, folder, judged) for kind in KINDS.values()]
 
 
-def find(names: Iterable[str], folder: str | Path, *, judge: Judge | None = None,
+def find(names: Iterable[str], folder: str | Path | None, *, judge: Judge | None = None,
          judged_by: str = "") -> list[Benchmark]:
     """The named benchmarks over the files in `folder`; "all" are those that lack nothing.
 
