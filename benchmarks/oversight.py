@@ -2,6 +2,7 @@
 
     python -m benchmarks.oversight --out docs/results            (simulated judges and labelers; a minute)
     python -m benchmarks.oversight --llmbar FILE --pandalm FILE --out docs/results
+    python -m benchmarks.oversight --workspace DIR --reward NAME --out docs/results     (a reward model on the bench)
 
 **Everything but LLMBar and PandaLM, which people judged, is simulated.** The judge is a program that sees what a
 language model would be asked and answers in its words, with faults that are planted: unaided it goes by length and tone
@@ -315,6 +316,28 @@ def pandalm(path: Path) -> dict[str, Any]:
     return found
 
 
+# ---- a reward model of a workspace
+
+def reward_model(root: Path, name: str) -> dict[str, Any]:
+    """The report on a reward model, on the prompts that it was not trained on."""
+    from tunesmith.evaluate.rewardmodel import report
+    from tunesmith.feedback.consensus import is_held_out
+    from tunesmith.judgements import comparisons
+    from tunesmith.model import base as bases
+    from tunesmith.model.scorer import RewardModel
+    from tunesmith.quickstart import builtin
+    from tunesmith.store.workspace import Workspace
+
+    with Workspace.open(root) as workspace:
+        adapter = workspace.adapter(name)
+        settings = workspace.run(adapter.lineage["run"]).settings
+        groups = [g for g in comparisons(workspace, settings["comparisons"]) if is_held_out(g, settings["held_out"])]
+        spec = str(adapter.base["spec"])
+        model = RewardModel.load(bases.load(str(builtin.BASES.get(spec, spec)), spec), adapter.path)
+        section, alarms = report(name, model, groups, scale=float(model.head.gain))
+    return {"name": name, "groups": len(groups), "rows": section["rows"], "notes": section["notes"], "alarms": alarms}
+
+
 def share(x: np.ndarray[Any, Any]) -> dict[str, Any]:
     x = x[~np.isnan(x)]
     return wilson(float(x.sum()), x.size).to_dict() if x.size else Interval(np.nan, 0, 1, 0).to_dict()
@@ -325,6 +348,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--llmbar", type=Path)
     parser.add_argument("--pandalm", type=Path)
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--reward")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--panels", type=int, default=100)
     args = parser.parse_args()
@@ -335,7 +360,9 @@ def main() -> None:
         found["llmbar"] = llmbar(args.llmbar)
     if args.pandalm:
         found["pandalm"] = pandalm(args.pandalm)
-    if not (args.llmbar or args.pandalm):
+    if args.reward:
+        found["reward model"] = reward_model(args.workspace, args.reward)
+    if not (args.llmbar or args.pandalm or args.reward):
         found |= {"simulated": True, "pairs": PAIRS * len(args.seeds), "judges": simulated(args.seeds),
                   "reliance": reliance_of_the_judge(args.seeds), "anchoring": anchoring_rows(args.panels)}
     path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")

@@ -1,5 +1,6 @@
 """Ladders and length-controlled rates against scipy's own optimisers, and sample sizes against brute force."""
 
+import doctest
 from math import sqrt
 
 import numpy as np
@@ -237,3 +238,7 @@ def test_telling_a_rate_from_one_half(rate):
 def test_a_precision_that_cannot_be(wrong):
     with pytest.raises(ValueError, match="no precision"):
         plan.needed(*wrong)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(plan) == (0, 2)

@@ -4,7 +4,7 @@ Preference rates of single prompts are 0 or 1 at worst (ties make them less scat
 is what a rate will have at most.
 
 >>> needed(0.03, 0.85), needed(0.03, 0.71)
-(546, 879)
+(545, 876)
 """
 
 from __future__ import annotations

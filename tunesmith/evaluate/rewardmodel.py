@@ -66,7 +66,7 @@ def report(name: str, scorer: Scorer, groups: Sequence[AnswerGroup], *, scale: f
     Raises:
         UserError: no group with a preference in it.
     """
-    judged = [_Scored.of(g, scorer) for g in groups if any(p.p != 0.5 for p in pairs(g))]
+    judged = _scored([g for g in groups if any(p.p != 0.5 for p in pairs(g))], scorer)
     if not judged:
         raise UserError(f"no held-out comparison to measure {name} on; keep more with --held-out")
     rows = [_row("accuracy", "Prefers what people prefer", _accuracy(judged, seed), chance=0.5, headline=True,
@@ -76,12 +76,13 @@ def report(name: str, scorer: Scorer, groups: Sequence[AnswerGroup], *, scale: f
     fit, notes = _calibration(judged, scale), []
     rows.append(_row("calibration_error", "Calibration error", Interval(fit.ece, fit.ece, fit.ece, fit.n),
                      better="lower", help="how far announced probabilities are from what happens"))
-    alone, alarms = _sensitivity(judged[:probed], scorer, probes, seed)
+    once = list({s.group.id: s for s in judged}.values())  # several people judged the same answers
+    alone, alarms = _sensitivity(once[:probed], scorer, probes, seed)
     rows += alone
     if subsets:
         rows += _subsets(subsets, scorer, seed)
         notes.append(f"{subsets.name}: mean over subsets, each of the same weight.")
-    width = _spread(judged)
+    width = _spread(once)
     notes.append(f"Sensitivity is in units of the spread of scores among a prompt's answers ({width:.3g}).")
     told = [{**row, "models": {name: row["models"].to_dict()}} for row in rows]
     section = Section(name="reward_model", title=title, source="your comparisons and probes of ours",
@@ -98,17 +99,24 @@ class _Scored:
     scores: Floats
     strict: tuple[Pair, ...]
 
-    @classmethod
-    def of(cls, group: AnswerGroup, scorer: Scorer) -> _Scored:
-        scores = np.array(scorer.score(group.prompt, [a.text for a in group.answers]), dtype=float)
-        return cls(group, scores, tuple(p if p.p > 0.5 else replace(p, better=p.worse, worse=p.better, p=1 - p.p)
-                                        for p in pairs(group) if p.p != 0.5))
-
     @property
     def right(self) -> float:
         """How many strict pairs the scores order as people do; equal scores half."""
         return float(sum(0.5 if self.scores[p.better] == self.scores[p.worse] else
                          self.scores[p.better] > self.scores[p.worse] for p in self.strict))
+
+
+def _scored(groups: Sequence[AnswerGroup], scorer: Scorer) -> list[_Scored]:
+    """Groups with their scores; the same answers are scored once, however many people judged them."""
+    known: dict[str, Floats] = {}
+    out = []
+    for group in groups:
+        if group.id not in known:
+            known[group.id] = np.array(scorer.score(group.prompt, [a.text for a in group.answers]), dtype=float)
+        strict = [p if p.p > 0.5 else replace(p, better=p.worse, worse=p.better, p=1 - p.p)
+                  for p in pairs(group) if p.p != 0.5]
+        out.append(_Scored(group, known[group.id], tuple(strict)))
+    return out
 
 
 def _accuracy(judged: Sequence[_Scored], seed: int) -> Interval:
@@ -290,7 +298,7 @@ def _text(value: Any) -> str:
 
 def _subsets(subsets: Subsets, scorer: Scorer, seed: int) -> list[dict[str, Any]]:
     """A row for each subset and one for their mean."""
-    found = {name: np.array([s.right / max(1, len(s.strict)) for g in groups for s in [_Scored.of(g, scorer)]])
+    found = {name: np.array([s.right / max(1, len(s.strict)) for s in _scored(groups, scorer)])
              for name, groups in sorted(subsets.groups.items())}
     rows = [_row(f"subset_{name}", f"{subsets.name}: {name}", wilson(float(x.sum()), x.size), chance=0.5)
             for name, x in found.items()]

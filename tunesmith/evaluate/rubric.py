@@ -16,10 +16,10 @@
     name = "says what happens next"
     question = "Does the answer tell the customer what to do next?"
 
-An item has one check. Rules know no language; a `question` goes to a language model, one question at a time (checklists,
-Cook et al. 2024, 2410.03608; see `checklist`). The score is the weighted share of the items that apply and are met.
-Everything in the file is parsed, nothing is evaluated; patterns are Python
-regular expressions, which their author must keep from running wild.
+An item has one check. Rules know no language; a `question` goes to a language model, one question at a time (Cook et
+al. 2024, 2410.03608; see `checklist`). The score is the weighted share of the items that apply and are met. Everything
+in the file is parsed, nothing is evaluated; patterns are Python regular expressions, which their author must keep from
+running wild.
 """
 
 from __future__ import annotations
