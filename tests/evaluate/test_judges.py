@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tunesmith.contracts import Scorer
-from tunesmith.errors import DataError, UserError
+from tunesmith.errors import DataError, TooLong, UserError
 from tunesmith.evaluate.judges import ByScore, Look, ModelJudge, Verdict, about, play, question, read, together
 from tunesmith.records import Answer, Message, Prompt
 
@@ -206,3 +206,14 @@ def test_a_small_base_of_ours_gives_no_verdict_and_that_is_said():
     judge = ModelJudge(LocalEngine(base), sampling=Sampling(max_tokens=12, temperature=0.0))
     verdicts = judge.compare(PROMPTS[:2], ["The rate is 7.15%.", "yes"], ["The rate is 9.99%.", "no"])
     assert [v.outcome for v in verdicts] == [None, None] and about(verdicts).unreadable.value == 1
+
+
+def test_a_pair_that_is_too_long_has_no_verdict_and_the_others_have():
+    class Short(Judging):
+        def sample(self, prompts, *rest, **more):
+            if any(len(p[-1].content) > 900 for p in prompts):
+                raise TooLong("a prompt of 999 tokens leaves no room for an answer")
+            return super().sample(prompts, *rest, **more)
+
+    verdicts = ModelJudge(Short(longer)).compare(PROMPTS[:4], ["aa", "a" * 900, "a", "aaa"], ["b"] * 4)
+    assert [v.outcome for v in verdicts] == [1.0, None, 0.5, 1.0] and about(verdicts).unreadable.value == 0.25

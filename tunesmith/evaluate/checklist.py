@@ -13,7 +13,7 @@ import numpy as np
 
 from tunesmith.contracts import Engine, Sampling
 from tunesmith.errors import UserError
-from tunesmith.evaluate.judges import TIE, Told, Verdict, spoken
+from tunesmith.evaluate.judges import TIE, Told, Verdict, replies, spoken
 from tunesmith.evaluate.rubric import QUESTION, Rubric, RubricItem
 from tunesmith.records import Conversation, Message, Prompt, fingerprint
 from tunesmith.statistics import Floats, Interval, wilson
@@ -65,9 +65,9 @@ class RubricJudge:
                     questions.append(checked(prompt.messages, answer, item.question))
                     places.append((n, i))
         if questions and self.engine:
-            replies = self.engine.sample(questions, self.sampling, model=self.model)
-            for place, row in zip(places, replies, strict=True):
-                table[place] = yes_no(row[0].text)
+            said = replies(self.engine, questions, self.sampling, self.model)
+            for place, reply in zip(places, said, strict=True):
+                table[place] = yes_no(reply.text)
                 self._unread += isnan(table[place])
             self._asked += len(questions)
         return table
@@ -148,9 +148,9 @@ def written(engine: Engine, prompts: Sequence[Prompt], model: str = "", count: i
     A reply without a question gives an empty rubric.
     """
     asked = [(Message("user", WRITE.format(count=count, mark=p.id[:8], request=spoken(p.messages))),) for p in prompts]
-    found = engine.sample(asked, sampling or Sampling(max_tokens=400, temperature=0.0), model=model)
-    return [Rubric(f"for {p.id}", tuple(RubricItem(q, QUESTION, question=q) for q in _questions(row[0].text)[:count]))
-            for p, row in zip(prompts, found, strict=True)]
+    found = replies(engine, asked, sampling or Sampling(max_tokens=400, temperature=0.0), model)
+    return [Rubric(f"for {p.id}", tuple(RubricItem(q, QUESTION, question=q) for q in _questions(reply.text)[:count]))
+            for p, reply in zip(prompts, found, strict=True)]
 
 
 class ChecklistJudge:

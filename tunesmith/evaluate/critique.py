@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tunesmith.contracts import Engine, Sampling
-from tunesmith.evaluate.judges import LETTERS, ModelJudge, Told, Verdict, lettered, spoken
+from tunesmith.evaluate.judges import LETTERS, ModelJudge, Told, Verdict, lettered, replies, spoken
 from tunesmith.records import Answer, AnswerGroup, Conversation, Message, Prompt, fingerprint
 from tunesmith.store.critiques import Critique
 
@@ -49,9 +49,9 @@ def critiques(engine: Engine, groups: Sequence[AnswerGroup], model: str = "", *,
     """
     orders = [_drawn_order(g) for g in groups]
     asked = [_ask_critic(g, order, material) for g, order in zip(groups, orders, strict=True)]
-    found = engine.sample(asked, sampling, model=model)
-    return [_critique(g, order, row[0].text, by or row[0].model or model)
-            for g, order, row in zip(groups, orders, found, strict=True)]
+    found = replies(engine, asked, sampling, model)
+    return [_critique(g, order, reply.text, by or reply.model or model)
+            for g, order, reply in zip(groups, orders, found, strict=True)]
 
 
 def _ask_critic(group: AnswerGroup, order: Sequence[int], material: Material | None) -> Conversation:
@@ -141,15 +141,15 @@ def debates(engine: Engine, prompts: Sequence[Prompt], first: Sequence[str], sec
     for _ in range(turns):
         asked = [_ask_debater(p, (a, b), side, past, material)
                  for p, a, b, past in zip(prompts, first, second, so_far, strict=True) for side in (0, 1)]
-        replies = engine.sample(asked, sampling, model=model)
+        said = replies(engine, asked, sampling, model)
         for n, (p, a, b) in enumerate(zip(prompts, first, second, strict=True)):
             sources = " ".join([spoken(p.messages), a, b, material(p) if material else ""])
-            speeches = [looked_up(replies[2 * n + side][0].text, sources) for side in (0, 1)]
+            speeches = [looked_up(said[2 * n + side].text, sources) for side in (0, 1)]
             for _, quoted, found in speeches:
                 counts[n][0] += quoted
                 counts[n][1] += found
             so_far[n].append((_unlettered(speeches[0][0]), _unlettered(speeches[1][0])))
-    return [Debate(tuple(said), quoted, found) for said, (quoted, found) in zip(so_far, counts, strict=True)]
+    return [Debate(tuple(past), quoted, found) for past, (quoted, found) in zip(so_far, counts, strict=True)]
 
 
 def looked_up(speech: str, sources: str) -> tuple[str, int, int]:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tunesmith.contracts import Engine, Sampling, Scorer
-from tunesmith.errors import DataError, UserError
+from tunesmith.errors import DataError, TooLong, UserError
 from tunesmith.evaluate.outcomes import Outcomes, Pair
 from tunesmith.records import Answer, Conversation, Message, Prompt, fingerprint
 from tunesmith.statistics import Interval, mean_interval, wilson
@@ -131,11 +131,11 @@ class ModelJudge:
         questions = [question(prompts[n].messages, *((second[n], first[n]) if swapped else (first[n], second[n])),
                               self.guidelines, notes[n][swapped] if notes else "")
                      for n in asked for swapped in (False, True)]
-        replies = self._ask(questions, progress)
+        said = self._ask(questions, progress)
         out = [Verdict(TIE, "The answers are the same.")] * len(first)
         for place, n in enumerate(asked):
             looks = [replace(read(reply, swapped), note=notes[n][swapped] if notes else "")
-                     for swapped, reply in enumerate(replies[2 * place:2 * place + 2])]
+                     for swapped, reply in enumerate(said[2 * place:2 * place + 2])]
             out[n] = together(looks)
         if progress:
             progress(len(first) - len(asked))
@@ -171,8 +171,23 @@ class ModelJudge:
                 done -= 2 * pairs
                 progress(pairs)
 
-        found = self.engine.sample(questions, self.sampling, model=self.model, progress=heard) if questions else []
-        return [row[0].text for row in found]
+        return [a.text for a in replies(self.engine, questions, self.sampling, self.model, heard)]
+
+
+def replies(engine: Engine, questions: Sequence[Conversation], sampling: Sampling, model: str = "",
+            heard: Told | None = None) -> list[Answer]:
+    """What an engine says to each question, and nothing ("") to one that is too long for it: that verdict is missing,
+    the others are not."""
+    if not questions:
+        return []
+    try:
+        return [row[0] for row in engine.sample(questions, sampling, model=model, progress=heard)]
+    except TooLong:
+        half = len(questions) // 2
+        if not half:
+            return [Answer("", model)]
+        return [*replies(engine, questions[:half], sampling, model, heard),
+                *replies(engine, questions[half:], sampling, model, heard)]
 
 
 def question(messages: Conversation, a: str, b: str, guidelines: str = "", note: str = "") -> Conversation:
