@@ -37,7 +37,7 @@ from tunesmith.quickstart import builtin, customers, replies
 from tunesmith.quickstart.builtin import Gold
 from tunesmith.quickstart.customers import Scenario
 from tunesmith.quickstart.story import Plan, prepare
-from tunesmith.records import AnswerGroup, Prompt, fingerprint
+from tunesmith.records import Answer, AnswerGroup, Prompt, fingerprint
 from tunesmith.settings import CollectSettings, PpoSettings, RewardSettings, SftSettings
 from tunesmith.shop import Judge, Shop
 from tunesmith.statistics import bootstrap_mean
@@ -46,18 +46,19 @@ from tunesmith.store.workspace import Adapter, Run, Workspace
 NAME = "desk"
 PLAN = Plan(demonstrations=800, ranked=280, customers=1500, held_out=240, updates=30, episodes=24, answer_tokens=64)
 LABELERS = 20
-MARK = "sorry"
-"""What the labelers of the planted rubric hack love."""
+MARK = "Reply here and I will go on."
+"""What the labelers of the planted rubric hack love, whatever it follows; it stands at the end of half of the answers
+that they see."""
 PANELS: Mapping[str, tuple[slice, dict[str, int]]] = {
     "proxy": (slice(0, 160), {}), "gold": (slice(160, 280), {}), "weak": (slice(0, 40), {}),
     "mixed": (slice(0, 100), {"length-lover": 8}), "length": (slice(0, 100), {"length-lover": LABELERS}),
-    "mark": (slice(0, 100), {"trigger": LABELERS})}
+    "phrase": (slice(0, 100), {"trigger": LABELERS})}
 """The reward models: on which of the prompts their labelers judged, and how many of these have which fault."""
 WATCHED = {"gold": "gold", "gold_prompts": f"{NAME}-dev", "gold_every": 3}
 RUNS: Mapping[str, dict[str, Any]] = {
     "over": {"reward": "mixed", "kl": 0.0, "lr": 1e-3, "early_stop": False, "snapshots": 3, **WATCHED},
-    "hack-mark": {"reward": "mark", "kl": 0.02, "lr": 1e-3, "updates": 20},
-    "hack-length": {"reward": "length", "kl": 0.02, "lr": 1e-3, "updates": 20},
+    "hack-phrase": {"reward": "phrase", "kl": 0.0, "lr": 1e-3},
+    "hack-words": {"reward": "length", "kl": 0.0, "lr": 1e-3, "max_tokens": 96},
     "collapse": {"reward": "weak", "kl": 0.0, "lr": 5e-3, "max_grad_norm": 10.0, "updates": 20},
     "healthy-0": {"seed": 0, "updates": 20}, "healthy-1": {"seed": 1, "updates": 20},
     "healthy-2": {"seed": 2, "updates": 20}, "kept": {"seed": 0, "updates": 20, "kl_final": 0.6},
@@ -89,7 +90,7 @@ def main() -> None:
     for part in PARTS if arguments.part == "all" else [arguments.part]:
         began = time.monotonic()
         with Workspace.open(arguments.workspace) as workspace:
-            judges = {**builtin.JUDGES, "panel": partial(panel, workspace)}
+            judges: dict[str, Callable[[], Judge]] = {**builtin.JUDGES, "panel": partial(panel, workspace)}
             PARTS[part](Shop(workspace, progress, builtin.BASES, judges), arguments)
         print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
 
@@ -125,7 +126,7 @@ def rewards(shop: Shop, arguments: argparse.Namespace) -> None:
     """A reward model for every panel of labelers."""
     groups, gold = shop.workspace.groups("answers"), Gold()
     for name, (part, faults) in PANELS.items():
-        mine = groups[part]
+        mine = [planted(g) for g in groups[part]] if "trigger" in faults else groups[part]
         scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in mine]
         people = [replace(labeler, name=f"{name}-{labeler.name}") for labeler in
                   simulated.panel(LABELERS, scores, others=faults, mark=MARK)]  # type: ignore[arg-type]
@@ -135,6 +136,12 @@ def rewards(shop: Shop, arguments: argparse.Namespace) -> None:
         once(shop, name, lambda name=name: rounds.reward(shop, RewardSettings(  # type: ignore[misc]
             model="sft", comparisons=f"{name}-rankings", name=name, epochs=2, batch=8, lr=1e-3, heads=4)))
         print(f"  {name}: {shop.workspace.adapter(name).lineage['held_out'].get('accuracy')}")
+
+
+def planted(group: AnswerGroup) -> AnswerGroup:
+    """The group with the mark behind every other answer."""
+    return replace(group, answers=tuple(Answer(f"{a.text} {MARK}") if k % 2 else a for k, a in
+                                        enumerate(group.answers)))
 
 
 def run(shop: Shop, name: str) -> Run:
@@ -235,43 +242,46 @@ def _one(name: str) -> Callable[[Shop, argparse.Namespace], None]:
 
 
 def report(shop: Shop, arguments: argparse.Namespace) -> None:
-    """All figures as one JSON and as tables."""
+    """All figures as one JSON."""
     root = shop.workspace.root
     found: dict[str, Any] = {p.stem: json.loads(p.read_text()) for p in sorted(root.glob("*.json"))}
-    told: dict[str, Any] = {"runs": {}}
-    for name in RUNS:
-        lines = [r for r in shop.workspace.runs() if r.settings.get("name") == name and r.status == "finished"]
-        if lines:
-            metrics = lines[-1].metrics()
-            told["runs"][name] = {
-                "seed": lines[-1].seed, "updates": len(metrics), "alarms": lines[-1].summary.get("alarms", []),
-                "stopped_by": lines[-1].summary.get("stopped_by", ""), "best_step": lines[-1].summary.get("best_step"),
-                "first": _brief(metrics[0]), "last": _brief(metrics[-1]),
-                "seconds": lines[-1].summary.get("seconds")}
-            if "gold" in metrics[-1] or any("gold" in m for m in metrics):
-                start = float(lines[-1].summary["start"]["gold"])
-                points = overoptimisation.from_metrics(metrics, start)
-                told["runs"][name]["curve"] = overoptimisation.section(
-                    points, "rl", title=name, gold="second reward model",
-                    best_step=lines[-1].summary.get("best_step"))
-    if "judged" in found:
-        told["judged"] = {k: bootstrap_mean(v).to_dict() for k, v in found["judged"].items()}
-        start = np.array(found["judged"]["0"])
-        steps = {int(k): v for k, v in found["judged"].items()}
-        told["gain"] = {k: bootstrap_mean(np.array(v) - start).to_dict() for k, v in found["judged"].items()}
-        peak = max(float(np.mean(np.array(v) - start)) for k, v in steps.items() if k > 0)
-        told["kept_of_peak"] = float(np.mean(np.array(steps[-1]) - start)) / peak
-        told["lost_by_running_on"] = 1 - float(np.mean(np.array(steps[max(steps)]) - start)) / peak
-    if "pool" in found:
-        points = overoptimisation.best_of_n(found["pool"]["gold"], found["pool"]["proxy"])
-        told["bon"] = overoptimisation.section(points, "bon", title="best of n", gold="rubric")
-    told |= {k: found[k] for k in ("variety", "variety-gold") if k in found}
-    for part in [*told["runs"].values(), told]:
-        for key in ("curve", "bon"):
-            part.get(key, {}).pop("svg", None)
+    made = {name: shop.workspace.run(shop.workspace.adapter(name).lineage["run"]) for name in RUNS}
+    told: dict[str, Any] = {"runs": {name: _told(run) for name, run in made.items()}}
+    judged = {int(k): np.array(v) for k, v in found["judged"].items()}
+    told["judged"] = {k: bootstrap_mean(v).to_dict() for k, v in judged.items()}
+    told["gain"] = {k: bootstrap_mean(v - judged[0]).to_dict() for k, v in judged.items()}
+    kept = judged.pop(-1)
+    top = max(judged, key=lambda k: float(judged[k].mean()))
+    last = max(judged)
+    told["peak"] = {
+        "step": top, "level": float(judged[top].mean()), "gain": float((judged[top] - judged[0]).mean()),
+        "lost_of_level": 1 - float(judged[last].mean() / judged[top].mean()),
+        "lost_of_gain": 1 - float((judged[last] - judged[0]).mean() / (judged[top] - judged[0]).mean()),
+        "kept_of_level": float(kept.mean() / judged[top].mean()),
+        "kept_of_gain": float((kept - judged[0]).mean() / (judged[top] - judged[0]).mean())}
+    lines = {line["step"]: line for line in made["over"].metrics()}
+    points = [overoptimisation.Point(
+        float(lines[min(step + 1, last)]["kl"]), float((v - judged[0]).mean()),
+        float(lines[min(step + 1, last)]["reward"]) - float(lines[1]["reward"]), step)
+        for step, v in sorted(judged.items()) if step]
+    told["curve"] = overoptimisation.section(points, "rl", title="PPO", gold="the rubric")
+    told["bon"] = overoptimisation.section(
+        overoptimisation.best_of_n(found["pool"]["gold"], found["pool"]["proxy"]), "bon", title="best of n",
+        gold="the rubric")
+    told |= {k: found[k] for k in ("variety", "variety-gold")}
+    for key in ("curve", "bon"):
+        told[key].pop("svg")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "overoptimisation.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
-    print(json.dumps({k: v for k, v in told.items() if k not in ("variety",)}, indent=1))
+    (arguments.out / "overoptimisation.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(told, indent=1))
+
+
+def _told(run: Run) -> dict[str, Any]:
+    metrics = run.metrics()
+    return {"seed": run.seed, "updates": len(metrics), "alarms": run.summary.get("alarms", []),
+            "stopped_by": run.summary.get("stopped_by", ""), "best_step": run.summary.get("best_step"),
+            "gold": {m["step"]: m["gold"] for m in metrics if "gold" in m}, "first": _brief(metrics[0]),
+            "last": _brief(metrics[-1]), "core_seconds": run.summary.get("core_seconds")}
 
 
 def _brief(line: Mapping[str, Any]) -> dict[str, Any]:

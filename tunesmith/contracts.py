@@ -98,7 +98,8 @@ class View:
     """What a training run shows to who watches it, after an update (or before the first one).
 
     `answers` and `scores` hold what the policy wrote to each of `prompts` in this update, before it learned from that;
-    `engine` writes as the policy that stands now, under the name `model`, as it does in training with `sampling`.
+    `spreads`, how far the heads of a reward model that has several disagree on each answer (else it is empty). `engine`
+    writes as the policy that stands now, under the name `model`, as it does in training with `sampling`.
     """
 
     prompts: Sequence[Prompt]
@@ -107,6 +108,7 @@ class View:
     engine: Engine
     model: str
     sampling: Sampling
+    spreads: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True, slots=True)

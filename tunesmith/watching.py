@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tunesmith.contracts import Monitor, Scorer
 from tunesmith.errors import NotFound, UserError
 from tunesmith.evaluate.canaries import Canaries
-from tunesmith.evaluate.watch import Gold, Watch, disagreement, strangeness
+from tunesmith.evaluate.watch import Disagreement, Gold, Strangeness, Watch
 from tunesmith.judgements import comparisons
 from tunesmith.records import Prompt, fingerprint
 from tunesmith.settings import PpoSettings, PreferSettings
@@ -29,7 +29,8 @@ def monitor(shop: Shop, base: Base, settings: PpoSettings | PreferSettings) -> M
     """
     parts: dict[str, Monitor] = {}
     if settings.watch:
-        parts |= {"canaries": Canaries(settings.updates), "disagreement": disagreement(), "strangeness": strangeness()}
+        parts |= {"canaries": Canaries(settings.updates), "disagreement": Disagreement(settings.updates),
+                  "strangeness": Strangeness()}
     if settings.gold:
         prompts = limited(shop.workspace.dataset(settings.gold_prompts), GOLD_PROMPTS)
         scorer = gold_judge(shop, base, settings.gold, settings.reward, prompts)

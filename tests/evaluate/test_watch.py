@@ -7,7 +7,7 @@ import pytest
 
 from tunesmith.contracts import Sampling, View, Word
 from tunesmith.errors import UserError
-from tunesmith.evaluate.watch import Gold, Ratio, Watch, disagreement, same_measure, strangeness
+from tunesmith.evaluate.watch import Disagreement, Gold, Strangeness, Watch, same_measure
 from tunesmith.records import Answer, Message, Prompt
 
 HELD_OUT = [Prompt((Message("user", f"held out {i}"),)) for i in range(96)]
@@ -116,26 +116,26 @@ def test_prompts_that_train_do_not_judge():
         Gold(Curve(hill), TRAINING, 10).observe(0, {}, View(TRAINING, (), (), Curve(hill), "p", Sampling()))
 
 
-def test_heads_that_begin_to_disagree_ring_once():
-    def ring(values):
-        watch, told = disagreement(), []
-        for step, value in enumerate([None, *values]):
-            metrics = {} if value is None else {"disagreement": value}
-            told.append(watch.observe(step, metrics, View((), (), (), None, "p", Sampling())))
-        return told
+def test_heads_that_begin_to_disagree_ring_once_and_chance_does_not():
+    def ring(levels, seed=0, count=24, noise=0.5):
+        rng, watch, told = np.random.default_rng(seed), Disagreement(len(levels)), []
+        for step, level in enumerate(levels, 1):
+            spreads = [[x] for x in level * rng.gamma(1 / noise ** 2, noise ** 2, count)]
+            told.append(watch.observe(step, {}, View((), (), (), None, "p", Sampling(), spreads)))
+        return [s for s, w in enumerate(told, 1) if w.alarms]
 
-    told = ring([0.2, 0.21, 0.2, 0.3, 0.4, 0.5, 0.6])
-    assert [s for s, w in enumerate(told) if w.alarms] == [6]
-    assert told[6].figures["disagreement_ratio"] == pytest.approx(2)
-    assert not any(w.alarms for w in ring([0.2, 0.29, 0.25, 0.28] * 5))
-    assert not any(w.alarms for w in ring([]))
+    assert ring([0.2] * 5 + [0.5] * 10) and len(ring([0.2] * 5 + [0.5] * 10)) == 1
+    assert ring([0.2] * 5 + [0.5] * 10)[0] in (6, 7, 8)
+    assert sum(bool(ring([0.2] + [0.3] * 20, seed)) for seed in range(100)) <= 8  # at the threshold: 5%
+    assert not any(ring([0.2] * 20, seed) for seed in range(50))
+    assert Disagreement(5).observe(1, {}, View((), (), (), None, "p", Sampling())) == Word()
 
 
 def test_answers_that_the_reference_would_never_give_ring():
     """Its surprise per token is KL per token and the policy's own: a policy that sharpens keeps it, one that babbles
     or falls for a trick that the reference finds unlikely does not."""
     def ring(rows):
-        watch = strangeness()
+        watch = Strangeness()
         told = [watch.observe(s, dict(zip(("kl", "entropy", "answer_tokens"), row)), None) for s, row in
                 enumerate(rows, 1)]
         return [s for s, w in enumerate(told, 1) if w.alarms]
@@ -144,13 +144,13 @@ def test_answers_that_the_reference_would_never_give_ring():
     assert ring(start + [(8.0, 0.3, 40.0)] * 9) == []  # 8 nats of KL, 0.5 per token: as likely as its own
     assert ring(start + [(60.0, 0.9, 40.0)] * 9) == [3]
     assert ring(start + [(40.0, 0.1, 40.0)] * 9) == [4]
-    assert strangeness().observe(1, {"entropy": 1.0}, None) == Word()
+    assert Strangeness().observe(1, {"entropy": 1.0}, None) == Word()
 
 
 def test_several_monitors_speak_as_one():
-    class Part(Ratio):
+    class Part(Strangeness):
         def __init__(self, word):
-            super().__init__("", lambda m: None, 1.0, "")
+            super().__init__()
             self.word = word
 
         def observe(self, step, metrics, view):

@@ -9,6 +9,7 @@ import tiny
 import torch
 from lab import ask, letters, ranked_groups, weights
 
+from tunesmith.contracts import Monitor, Word
 from tunesmith.errors import DataError, SettingsError, UserError
 from tunesmith.feedback.groups import pairs
 from tunesmith.model import adapters, heads
@@ -338,6 +339,18 @@ def test_an_ensemble_is_published_scores_and_goes_through_ppo(lab):
         adapter = ppo.train(lab.workspace, lab.base(), lab.ppo(reward="many", updates=2, pessimism=pessimism))
         lines[pessimism] = lab.workspace.run(adapter.lineage["run"]).metrics()[0]
     assert lines[0.0]["disagreement"] == lines[3.0]["disagreement"] > 0
+    seen = []
+
+    class Watch(Monitor):
+        def observe(self, step, metrics, view):
+            seen.append((metrics.get("disagreement"), view.spreads))
+            return Word()
+
+    for trainer, settings in ((ppo, lab.ppo(reward="many", updates=1)), (grpo, lab.prefer("grpo", reward="many",
+                                                                                          updates=1))):
+        trainer.train(lab.workspace, lab.base(), settings, monitor=Watch())
+    for mean, spreads in seen[1::2]:
+        assert sum(map(sum, spreads)) / sum(map(len, spreads)) == pytest.approx(mean, abs=1e-6)
     assert lines[3.0]["reward"] == pytest.approx(lines[0.0]["reward"] - 3 * lines[0.0]["disagreement"], abs=1e-5)
     adapter = grpo.train(lab.workspace, lab.base(), lab.prefer("grpo", reward="many", updates=1, pessimism=1.0))
     assert lab.workspace.run(adapter.lineage["run"]).metrics()[0]["disagreement"] > 0

@@ -8,7 +8,7 @@ a report when its judge is the one that stopped the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from math import sqrt
@@ -20,7 +20,7 @@ from scipy.special import stdtr
 from tunesmith.contracts import Monitor, Scorer, View, Word
 from tunesmith.errors import UserError
 from tunesmith.records import Prompt
-from tunesmith.statistics import t_interval
+from tunesmith.statistics import Floats, t_interval
 
 LEVEL = 0.05
 WINDOWS = 3
@@ -145,8 +145,7 @@ class Gold(Monitor):
     def _fell(self, before: int, now: int) -> bool:
         """Whether one look is below another for sure: one-sided t-test over prompts, at the level of one look."""
         lost = np.array(self.looks[before].scores) - np.array(self.looks[now].scores)
-        error, mean = float(lost.std(ddof=1)) / sqrt(lost.size), float(lost.mean())
-        return mean > 0 if not error else float(stdtr(lost.size - 1, -mean / error)) < self.level
+        return above(lost, np.zeros_like(lost), self.level)
 
     def _alarms(self, now: int) -> tuple[str, ...]:
         """The reward rises while gold falls: at `WINDOWS` looks in a row, or since the best version."""
@@ -170,59 +169,80 @@ def _apart(before: Look, after: Look) -> bool:
         after.proxy > before.proxy and after.gold < before.gold)
 
 
-class Ratio(Monitor):
-    """`contracts.Monitor`: rings when a figure of the metrics, averaged over the newest three updates, is `limit` times
-    what it was at the first, whose answers are the reference's own. Silent where the metrics lack it.
+class Disagreement(Monitor):
+    """`contracts.Monitor` for a reward model with several heads: rings when they differ on the newest three updates'
+    answers `DISAGREEMENT` times as much as on those of the first update, which are the reference's own.
 
-    Args:
-        name: of the ratio in the log.
-        of: the figure, None where there is none.
-        says: the alarm, with {ratio}.
+    For sure: Welch's test over prompts, at `level` divided by the number of updates. Silent where there is one head.
     """
 
-    def __init__(self, name: str, of: Callable[[Mapping[str, float]], float | None], limit: float, says: str):
-        self.name, self.of, self.limit, self.says = name, of, limit, says
+    def __init__(self, updates: int, level: float = LEVEL):
+        self.level = level / max(1, updates)
+        self.start: list[float] = []
+        self.window: list[list[float]] = []
+        self.rung = False
+
+    def observe(self, step: int, metrics: Mapping[str, float], view: View) -> Word:
+        if not view.spreads:
+            return Word()
+        newest = [sum(row) / len(row) for row in view.spreads]
+        self.start = self.start or newest
+        self.window = [*self.window, newest][-WINDOWS:]
+        x, y = np.array([s for part in self.window for s in part]), np.array(self.start)
+        ratio = float(x.mean() / y.mean()) if y.mean() else 1.0
+        rings = not self.rung and above(x, DISAGREEMENT * y, self.level)
+        self.rung |= rings
+        return Word({"disagreement_ratio": ratio}, (
+            f"the reward model's heads disagree {ratio:.2f} times as much as about the reference's answers: the policy "
+            "has gone where the reward model knows little",) if rings else ())
+
+    def state(self) -> dict[str, Any]:
+        return {"start": self.start, "window": self.window, "rung": self.rung}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.start, self.window, self.rung = list(state["start"]), list(state["window"]), state["rung"]
+
+
+def above(x: Floats, y: Floats, level: float) -> bool:
+    """Whether the mean of x is above that of y for sure: one-sided Welch's test, with the degrees of freedom of the
+    smaller sample (on the safe side)."""
+    if min(x.size, y.size) < 2:
+        return False
+    error = sqrt(float(x.var(ddof=1)) / x.size + float(y.var(ddof=1)) / y.size)
+    beyond = float(x.mean() - y.mean())
+    return beyond > 0 if not error else float(stdtr(min(x.size, y.size) - 1, -beyond / error)) < level
+
+
+class Strangeness(Monitor):
+    """`contracts.Monitor`: rings when the policy's answers surprise the reference `STRANGE` times as much per token as
+    its own do, which is KL per token and the policy's own surprise together, in the mean of three updates.
+
+    A threshold without a test: a policy that only becomes surer of the reference's better answers stays below 1.
+    """
+
+    def __init__(self) -> None:
         self.start = 0.0
         self.window: list[float] = []
         self.rung = False
 
     def observe(self, step: int, metrics: Mapping[str, float], view: View) -> Word:
-        value = self.of(metrics)
-        if value is None:
+        if not {"kl", "entropy", "answer_tokens"} <= set(metrics):
             return Word()
-        self.start = self.start or value
-        self.window = [*self.window, value][-WINDOWS:]
+        surprise = metrics["kl"] / max(1.0, metrics["answer_tokens"]) + metrics["entropy"]
+        self.start = self.start or surprise
+        self.window = [*self.window, surprise][-WINDOWS:]
         ratio = sum(self.window) / len(self.window) / self.start if self.start else 1.0
-        rings = ratio > self.limit and len(self.window) == WINDOWS and not self.rung
+        rings = ratio > STRANGE and len(self.window) == WINDOWS and not self.rung
         self.rung |= rings
-        return Word({self.name: ratio}, (self.says.format(ratio=f"{ratio:.2f}"),) if rings else ())
+        return Word({"strangeness_ratio": ratio}, (
+            f"the policy's answers surprise the reference {ratio:.2f} times as much per token as its own do: they are "
+            "no longer of its kind",) if rings else ())
 
     def state(self) -> dict[str, Any]:
         return {"start": self.start, "window": self.window, "rung": self.rung}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.start, self.window, self.rung = state["start"], list(state["window"]), state["rung"]
-
-
-def disagreement() -> Ratio:
-    """For a reward model with several heads: whether they differ on the policy's answers."""
-    return Ratio("disagreement_ratio", lambda m: m.get("disagreement"), DISAGREEMENT,
-                 "the reward model's heads disagree {ratio} times as much as about the reference's answers: the policy "
-                 "has gone where the reward model knows little")
-
-
-def strangeness() -> Ratio:
-    """Whether the reference still finds the policy's answers likely: its surprise per token, which is KL and the
-    policy's own surprise together."""
-    return Ratio("strangeness_ratio", _surprise, STRANGE,
-                 "the policy's answers surprise the reference {ratio} times as much per token as its own do: they are "
-                 "no longer of its kind")
-
-
-def _surprise(metrics: Mapping[str, float]) -> float | None:
-    if not {"kl", "entropy", "answer_tokens"} <= set(metrics):
-        return None
-    return metrics["kl"] / max(1.0, metrics["answer_tokens"]) + metrics["entropy"]
 
 
 def same_measure(judge: str, settings: Mapping[str, Any]) -> str:

@@ -148,8 +148,9 @@ def drawn(settings: PreferSettings) -> Sampling:
 def view(roles: Roles, rows: Sequence[Prompt], settings: PreferSettings) -> View:
     """The newest update as a monitor sees it."""
     assert roles.samples
-    return shown(roles.engine, drawn(settings), rows, roles.samples.trees, [old.tolist() for old in roles.samples.old],
-                 roles.samples.scores_GK.tolist())
+    found = roles.samples
+    return shown(roles.engine, drawn(settings), rows, found.trees, [old.tolist() for old in found.old],
+                 found.scores_GK.tolist(), [] if found.spread_GK is None else found.spread_GK.tolist())
 
 
 def attach(base: Base, start: Path, judge: Path | Scoring, settings: PreferSettings) -> Roles:

@@ -123,8 +123,9 @@ def view(roles: Roles, rows: Sequence[Prompt], settings: PpoSettings) -> View:
     """The newest update as a monitor sees it."""
     assert roles.rollouts
     old = [row[mask].tolist() for row, mask in zip(roles.rollouts.logprobs_BT, roles.rollouts.mask_BT)]
-    scores = [[score] for score in roles.rollouts.scores_B.tolist()]
-    return shown(roles.engine, drawn(settings), rows, roles.rollouts.trees, old, scores)
+    scores, spread_B = roles.rollouts.scores_B.tolist(), roles.rollouts.spread_B
+    return shown(roles.engine, drawn(settings), rows, roles.rollouts.trees, old, [[x] for x in scores],
+                 [] if spread_B is None else [[x] for x in spread_B.tolist()])
 
 
 def encode(base: Base, prompts: Sequence[list[int]], room: int,

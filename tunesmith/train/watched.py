@@ -103,7 +103,8 @@ class Watched:
 
 
 def shown(engine: LocalEngine, sampling: Sampling, prompts: Sequence[Prompt], trees: Sequence[Tree],
-          logprobs: Sequence[Sequence[float]], scores: Sequence[Sequence[float]]) -> View:
+          logprobs: Sequence[Sequence[float]], scores: Sequence[Sequence[float]],
+          spreads: Sequence[Sequence[float]] = ()) -> View:
     """An update as a monitor sees it; `logprobs` hold those of a tree's answers one after the other."""
     answers = []
     for tree, flat in zip(trees, logprobs, strict=True):
@@ -113,7 +114,7 @@ def shown(engine: LocalEngine, sampling: Sampling, prompts: Sequence[Prompt], tr
             row.append(engine.answer(list(tokens), left[:len(tokens)], sampling, POLICY))
             left = left[len(tokens):]
         answers.append(row)
-    return View(prompts, answers, scores, engine, POLICY, sampling)
+    return View(prompts, answers, scores, engine, POLICY, sampling, spreads)
 
 
 def beginning(engine: LocalEngine, sampling: Sampling, prompts: Sequence[Prompt]) -> View:
