@@ -20,6 +20,7 @@ FLOORS = [
     {"train", "evaluate"},
     {"service", "cluster"},
     {"shop", "judgements", "terminal"},
+    {"judging"},
     {"evaluation", "library", "watching"},
     {"rounds"},
     {"quickstart", "migrate"},
