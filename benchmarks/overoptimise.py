@@ -16,7 +16,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,6 @@ import numpy as np
 
 from tunesmith import rounds
 from tunesmith.contracts import Sampling
-from tunesmith.errors import NotFound
 from tunesmith.evaluate import diversity, overoptimisation, suite
 from tunesmith.feedback import simulated
 from tunesmith.feedback.groups import ranked
@@ -166,8 +165,9 @@ def judged(shop: Shop, arguments: argparse.Namespace) -> None:
     engine, rubric = LocalEngine(base), Gold()
     versions = {0: shop.workspace.adapter("sft")}
     versions |= {a.lineage["step"]: a for a in shop.workspace.adapters() if a.name == "over" and "step" in a.lineage}
-    with suppress(NotFound):
-        versions[-1] = shop.workspace.adapter("stopped")
+    last = shop.workspace.adapter("over")  # what the second reward model liked best
+    versions[int(last.lineage["best_step"])] = last
+    versions[-1] = shop.workspace.adapter("stopped")
     out: dict[int, list[float]] = {}
     for step, adapter in sorted(versions.items()):
         engine.load("m", adapter.path)

@@ -151,8 +151,8 @@ class Gold(Monitor):
         """The reward rises while gold falls: at `WINDOWS` looks in a row, or since the best version."""
         if self.rung:
             return ()
-        runs = [self.looks[now - WINDOWS:]] if now > WINDOWS else []
-        steadily = any(all(_apart(a, b) for a, b in pairwise(run)) for run in runs)
+        trend = self.looks[-WINDOWS - 1:]
+        steadily = len(trend) > WINDOWS and all(_apart(a, b) for a, b in pairwise(trend))
         first = now - WINDOWS if steadily else self.best
         a, b = self.looks[first], self.looks[now]
         fell = self._fell(first, now) if steadily else self.worse >= self.patience
