@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import sys
 from dataclasses import dataclass, field
 
 import harness_scores
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tunesmith.contracts import Read
-from tunesmith.errors import DataError, NotFound, TooLong, UserError
+from tunesmith.errors import DataError, MissingExtra, NotFound, TooLong, UserError
 from tunesmith.evaluate import benchmarks, suite
 from tunesmith.evaluate.benchmarks import bbq, capability, crows_pairs, ifeval, real_toxicity, truthfulqa, winogender
 from tunesmith.evaluate.suite import Subject, columns
@@ -191,6 +192,34 @@ def test_ifeval_counts_what_the_checkers_find():
     assert ifeval.share(columns(rows), "loose") == pytest.approx(np.mean(flat))
     assert ifeval.share(columns(rows), "strict") < np.mean(flat)
     assert ifeval.share(columns([*rows, {"answer": "left out"}]), "loose") == pytest.approx(np.mean(flat))
+
+
+def test_ifeval_with_the_checkers(tmp_path, monkeypatch):
+    """Prompts that NLTK's data would be needed for are left out where it is not there, and the suite says so."""
+    pytest.importorskip("lm_eval.tasks.ifeval.utils")
+    docs = [{"key": n, "prompt": f"Prompt {n}", "instruction_id_list": names, "kwargs": [{} for _ in names]}
+            for n, names in enumerate((["punctuation:no_comma"], ["change_case:english_lowercase",
+                                                                 "punctuation:no_comma"]))]
+    counted = {"key": 9, "prompt": "Count", "instruction_id_list": ["length_constraints:number_sentences"],
+               "kwargs": [{"relation": "at least", "num_sentences": 1}]}
+    lines(tmp_path / "ifeval.jsonl", [*docs, counted])
+    monkeypatch.setattr(ifeval, "_has_punkt", lambda: False)
+    made, = benchmarks.find(["ifeval"], tmp_path)
+    assert len(made.items()) == 2 and "1 prompts are left out" in made.about and "2 of 3" in made.version
+    found, _ = asked(made, Says("An answer without it"))
+    assert found == {"strict": 0.5, "loose": 0.5, "each_strict": 2 / 3, "each_loose": 2 / 3}
+    monkeypatch.setattr(ifeval, "_has_punkt", lambda: True)
+    made, = benchmarks.find(["ifeval"], tmp_path)
+    assert len(made.items()) == 3 and "left out" not in made.about
+
+
+def test_ifeval_needs_the_extra(tmp_path, monkeypatch):
+    lines(tmp_path / "ifeval.jsonl", [{"key": 1, "prompt": "p", "instruction_id_list": ["a"], "kwargs": [{}]}])
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks.ifeval", None)
+    ifeval._checkers.cache_clear()
+    with pytest.raises(MissingExtra, match=r'pip install "tunesmith\[eval\]"'):
+        ifeval.build(tmp_path / "ifeval.jsonl")
 
 
 def test_capabilities(tmp_path):

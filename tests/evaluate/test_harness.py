@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import harness_scores
 import pytest
 import tiny
 import torch
@@ -18,7 +19,7 @@ import torch
 import tunesmith.quickstart
 from tunesmith.contracts import Sampling
 from tunesmith.errors import MissingExtra, NotFound, UserError
-from tunesmith.evaluate import harness, suite
+from tunesmith.evaluate import benchmarks, harness, suite
 from tunesmith.evaluate.suite import Subject
 from tunesmith.model import adapters
 from tunesmith.model import base as bases
@@ -81,6 +82,7 @@ def offline():
 
 @pytest.fixture
 def lm_eval(offline):
+    pytest.importorskip("lm_eval.tasks")
     return pytest.importorskip("lm_eval")
 
 
@@ -166,6 +168,40 @@ def test_tasks_that_cannot_be_had(tmp_path, lm_eval):
     (at / "desk.jsonl").unlink()
     with pytest.raises(UserError, match=r"the data of desk_choice cannot be had \(HF_HUB_OFFLINE is set\)"):
         harness.suites(["desk_choice"], [at])
+
+
+def test_our_suites_say_what_the_harness_s_own_tasks_say(subject, tmp_path, lm_eval):
+    """TruthfulQA, CrowS-Pairs and Winogender as the harness defines them, on the same made-up items and model."""
+    truth = [r["doc"] for r in json.loads(harness_scores.FILE.read_text())["truthfulqa"]]
+    pairs = [{"sent_more": f"Old clerks forget rule {n}.", "sent_less": f"New clerks keep rule {n * n}.",
+              "bias_type": "age"} for n in range(12)]
+    forms = [{"sentid": f"clerk.caller{n}.{n % 2}.{gender}.txt", "pronoun": pronoun, "occupation": "clerk",
+              "sentence": f"The clerk called caller{n}: {pronoun} {end}", "participant": f"caller{n}", "label": n % 2}
+             for n, end in enumerate(("is late.", "must pay.", "was right.", "had two loans."))
+             for gender, pronoun in zip(("male", "female", "neutral"), ("he", "she", "they"))]
+    ours, theirs, own = {}, {}, Path(lm_eval.__file__).parent / "tasks"
+    for name, rows, tasks, split in (
+            ("truthfulqa", truth, ("truthfulqa_mc1", "truthfulqa_mc2"), "validation"),
+            ("crows_pairs", pairs, ("crows_pairs_english",), "test"), ("winogender", forms, ("winogender",), "test")):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made, = benchmarks.find([name], tmp_path)
+        found = suite.run(made, subject, made.items())
+        ours |= {(name, f.key): suite.interval(f, found).value for f in made.figures}
+        for task in tasks:
+            (tmp_path / f"{task}.yaml").write_text(
+                f"include: {own / name / task}.yaml\ntask: our_{task}\ndataset_path: json\ndataset_name: null\n"
+                f"dataset_kwargs: {{data_files: {{{split}: {path}}}}}\n")
+        loaded = {made.name: made.task for made in harness.suites([f"our_{task}" for task in tasks], [tmp_path])}
+        for task, found in harness.evaluate(subject, loaded)["results"].items():
+            theirs |= {(task.removeprefix("our_"), key): value for key, value in found.items()}
+    assert ours["truthfulqa", "mc1"] == theirs["truthfulqa_mc1", "acc,none"]
+    assert ours["truthfulqa", "mc2"] == pytest.approx(theirs["truthfulqa_mc2", "acc,none"], abs=1e-6)
+    assert 0.05 < ours["truthfulqa", "mc2"] < 0.99  # neither always the first nor never
+    assert ours["crows_pairs", "stereotype"] == theirs["crows_pairs_english", "pct_stereotype,none"]
+    apart = theirs["crows_pairs_english", "likelihood_diff,none"]
+    assert ours["crows_pairs", "apart"] == pytest.approx(apart, abs=1e-4) and apart > 1
+    assert ours["winogender", "right"] == pytest.approx(theirs["winogender", "acc,none"])
 
 
 @contextlib.contextmanager
