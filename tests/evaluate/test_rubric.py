@@ -1,5 +1,7 @@
 """Rubrics: what the file may say, what each check finds, questions one at a time."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -173,3 +175,10 @@ def test_each_prompt_is_judged_by_its_own_checklist():
     assert judge.score(RATE, ["7.15", "six"]) == [1.0, 0.5]
     with pytest.raises(UserError, match="no item could be judged"):
         judge.score(OTHER, ["a"])
+
+
+def test_the_rubric_in_the_documents_is_one_and_every_check_is_named(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "judges.md").read_text(encoding="utf-8")
+    found = rubric(tmp_path, page.split("```toml\n")[1].split("```")[0])
+    assert [i.kind for i in found.items] == ["contains_fact", "max_words", "question"]
+    assert [check for check in RULES if f"`{check}`" not in page] == []
