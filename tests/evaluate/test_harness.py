@@ -141,7 +141,7 @@ def test_tasks_of_a_folder_are_suites(subject, tmp_path, lm_eval):
     at = folder(tmp_path / "tasks", shots=1)
     choice, write = harness.suites(["desk_choice", "desk_write"], [at])
     assert [f.key for f in choice.figures] == ["acc", "acc_norm"] and choice.figures[0].chance == pytest.approx(1 / 3)
-    assert len(choice.items()) == 20 and "1 worked examples" in choice.about
+    assert choice.name == "lm-eval-desk_choice" and len(choice.items()) == 20 and "1 worked examples" in choice.about
     rows = suite.run(choice, subject, choice.items())
     whole = harness.evaluate(subject, {"desk_choice": choice.task})["results"]["desk_choice"]
     assert suite.interval(choice.figures[0], rows).value == pytest.approx(whole["acc,none"])
@@ -192,7 +192,7 @@ def test_our_suites_say_what_the_harness_s_own_tasks_say(subject, tmp_path, lm_e
             (tmp_path / f"{task}.yaml").write_text(
                 f"include: {own / name / task}.yaml\ntask: our_{task}\ndataset_path: json\ndataset_name: null\n"
                 f"dataset_kwargs: {{data_files: {{{split}: {path}}}}}\n")
-        loaded = {made.name: made.task for made in harness.suites([f"our_{task}" for task in tasks], [tmp_path])}
+        loaded = {made.title: made.task for made in harness.suites([f"our_{task}" for task in tasks], [tmp_path])}
         for task, found in harness.evaluate(subject, loaded)["results"].items():
             theirs |= {(task.removeprefix("our_"), key): value for key, value in found.items()}
     assert ours["truthfulqa", "mc1"] == theirs["truthfulqa_mc1", "acc,none"]
@@ -261,7 +261,7 @@ def test_the_same_scores_as_the_command_line_against_our_server(workspace, tmp_p
             arguments = f"model={name},base_url={url}/completions,tokenizer={BASE},max_length=512,num_concurrent=4"
             tasks = ["desk_choice", "desk_write", "desk_roll"]
             results, samples = by_command_line("local-completions", arguments, tasks, at, tmp_path / f"{name}_text")
-            loaded = {s.name: s.task for s in harness.suites(tasks, [at])}
+            loaded = {s.title: s.task for s in harness.suites(tasks, [at])}
             ours = harness.evaluate(subject, loaded)
             assert ours["results"]["desk_choice"]["acc,none"] == results["desk_choice"]["acc,none"]
             assert ours["results"]["desk_choice"]["acc_norm,none"] == results["desk_choice"]["acc_norm,none"]

@@ -34,6 +34,8 @@ LENGTH = 256
 """Tokens that an answer may have where the task does not say: the harness's own default."""
 BATCH = 64
 """Items put to a model at a time."""
+PREFIX = "lm-eval-"
+"""A task of the harness may be called what a suite of ours is called."""
 SEED = 1234
 """The harness's own."""
 
@@ -75,7 +77,7 @@ def suites(names: Iterable[str], folders: Sequence[str | Path] = (), *, chat: bo
 
 @dataclass(frozen=True)
 class Task:
-    """One of the harness's tasks as a `suite.Suite`."""
+    """One of the harness's tasks as a `suite.Suite`; `title` is its name there."""
 
     name: str
     title: str
@@ -98,7 +100,7 @@ class Task:
         step = len(items) if self.task.get_config("num_fewshot") else BATCH
         for start in range(0, len(items), step):
             part = [item.about for item in items[start:start + step]]
-            found = evaluate(subject, {self.name: self.task}, {self.name: part}, self.chat)["samples"][self.name]
+            found = evaluate(subject, {self.title: self.task}, {self.title: part}, self.chat)["samples"][self.title]
             yield from rows(found, part)
 
 
@@ -202,7 +204,8 @@ def _suite(name: str, task: Any, chat: bool, examples: int | None) -> Task:
         task.set_config(key="num_fewshot", value=0)
     shots, version = task.get_config("num_fewshot"), getattr(task, "VERSION", "")
     how = f"{shots} worked examples" if shots else "no examples"
-    return Task(name, name, f"lm-evaluation-harness's task {name}, {how}{', as a conversation' if chat else ''}",
+    put = f"{how}, as a conversation" if chat else how
+    return Task(f"{PREFIX}{name}", name, f"lm-evaluation-harness's task {name}, {put}",
                 f"lm-evaluation-harness {_harness().__version__}; data: {task.get_config('dataset_path')}",
                 f"{version}, {shots}, {'chat' if chat else 'text'}", _figures(task), task, chat)
 
