@@ -67,19 +67,20 @@ class LocalReader:
     def divergence(self, ones: Sequence[Conversation], others: Sequence[Conversation], texts: Sequence[str], *,
                    first: int = 32, model: str = "") -> list[float]:
         """How differently the model goes on behind two contexts: KL(one | other) + KL(other | one) of the next-token
-        distributions over the whole vocabulary (Jeffreys 1946), along the `first` tokens of each text and its end, in
-        nats per token.
+        distributions over the whole vocabulary (Jeffreys 1946), along the `first` tokens of each text (fewer if there
+        is no room for them) and its end, in nats per token.
 
         Raises:
-            TooLong: a context with its text is longer than the model reads.
+            TooLong: a context leaves no room for a token.
         """
         base, slot, chat = self.engine.base, self.engine.slot(model), self.engine.base.chat
-        answers = [tuple(chat.answer(text)[:first]) for text in texts]
-        sides = [[Tree(tuple(chat.prompt(c)), (a,)) for c, a in zip(contexts, answers, strict=True)]
-                 for contexts in (ones, others)]
-        if max((t.size for trees in sides for t in trees), default=0) > adapters.room(base, slot):
-            raise TooLong(f"a context with its text is longer than the {adapters.room(base, slot)} tokens that the "
-                          "model reads")
+        room = adapters.room(base, slot)
+        prompts = [[tuple(chat.prompt(c)) for c in contexts] for contexts in (ones, others)]
+        answers = [tuple(chat.answer(text)[:max(0, min(first, room - max(len(one), len(other))))])
+                   for one, other, text in zip(*prompts, texts, strict=True)]
+        if not all(answers):
+            raise TooLong(f"a context leaves no room for a token: the model reads {room}")
+        sides = [[Tree(p, (a,)) for p, a in zip(side, answers, strict=True)] for side in prompts]
         out: list[float] = []
         for part in split(sides[0], BUDGET):
             batches = [build([trees[i] for i in part], base.device) for trees in sides]
