@@ -199,7 +199,7 @@ def variety(shop: Shop, arguments: argparse.Namespace) -> None:
     base = shop.base_of("sft")
     engine = LocalEngine(base)
     reader, rows = LocalReader(engine), {}
-    for name in ("sft", "healthy-0", "kept", "over", "collapse"):
+    for name in ("sft", "healthy-0", "kept", "over", "hack-phrase", "collapse"):
         adapter = shop.workspace.adapter(name)
         engine.load("m", adapter.path)
         subject = suite.Subject(name, engine, "m", reader, str(adapter))
