@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import tunesmith.quickstart
 from tunesmith.contracts import Sampling
 from tunesmith.errors import MissingExtra, NotFound, UserError
 from tunesmith.evaluate import benchmarks, harness, suite
-from tunesmith.evaluate.suite import Subject
+from tunesmith.evaluate.suite import Subject, columns
 from tunesmith.model import adapters
 from tunesmith.model import base as bases
 from tunesmith.model.engine import LocalEngine
@@ -102,10 +103,21 @@ def test_how_the_harness_asks_for_answers():
 
 
 def test_rows_from_the_harness_s_log():
-    log = [{"doc_id": n, "filter": f, "metrics": ["acc", "pair"], "acc": v, "pair": (1, 2), "resps": [["said"]]}
+    log = [{"doc_id": n, "filter": f, "metrics": ["acc", "words"], "acc": v, "words": ["a"], "resps": [["said"]]}
            for n, f, v in ((3, "none", 1), (1, "none", 0), (3, "strict", 0), (1, "strict", True))]
     assert list(harness.rows(log, [1, 3])) == [
         {"acc": 0, "acc, strict": 1, "answer": "said"}, {"acc": 1, "acc, strict": 0, "answer": "said"}]
+    log = [{"doc_id": n, "filter": "none", "metrics": ["ppl"], "ppl": (-n, 2), "resps": [[0.5]]} for n in (1, 2)]
+    assert list(harness.rows(log, [1, 2])) == [{"ppl 0": -1, "ppl 1": 2}, {"ppl 0": -2, "ppl 1": 2}]
+
+
+def test_figures_that_are_no_means():
+    rows = [{"ppl 0": -1, "ppl 1": 2, "x": 4}, {"ppl 0": -2, "ppl 1": 2, "x": 9}, {"x": 1}, {"ppl 0": -3, "ppl 1": 2}]
+    c = columns(rows)
+    assert harness.aggregated(c, "ppl", lambda pairs: sum(a for a, _ in pairs) / sum(b for _, b in pairs)) == -1
+    assert harness.aggregated(c.at([0, 2]), "ppl", lambda pairs: len(pairs)) == 1
+    assert harness.aggregated(c, "x", max) == 9
+    assert math.isnan(harness.aggregated(c, "y", max)) and math.isnan(harness.aggregated(c, "x", lambda x: 1 / 0))
 
 
 def test_without_the_extra(monkeypatch):
@@ -139,7 +151,7 @@ def test_the_harness_s_questions_are_the_reader_s(subject, lm_eval):
 
 def test_tasks_of_a_folder_are_suites(subject, tmp_path, lm_eval):
     at = folder(tmp_path / "tasks", shots=1)
-    choice, write = harness.suites(["desk_choice", "desk_write"], [at])
+    choice, write, roll = harness.suites(["desk_choice", "desk_write", "desk_roll"], [at])
     assert [f.key for f in choice.figures] == ["acc", "acc_norm"] and choice.figures[0].chance == pytest.approx(1 / 3)
     assert choice.name == "lm-eval-desk_choice" and len(choice.items()) == 20 and "1 worked examples" in choice.about
     rows = suite.run(choice, subject, choice.items())
@@ -147,6 +159,9 @@ def test_tasks_of_a_folder_are_suites(subject, tmp_path, lm_eval):
     assert suite.interval(choice.figures[0], rows).value == pytest.approx(whole["acc,none"])
     assert suite.interval(choice.figures[1], rows).value == pytest.approx(whole["acc_norm,none"])
     assert suite.run(choice, subject, choice.items()) == rows  # the same worked examples again
+    whole = harness.evaluate(subject, {"desk_roll": roll.task})["results"]["desk_roll"]
+    found = suite.interval(roll.figures[0], suite.run(roll, subject, roll.items()))
+    assert found.value == pytest.approx(whole["word_perplexity,none"]) and found.low < found.value < found.high
     repeats = SimpleNamespace(sample=lambda prompts, sampling, n, model: [[Answer(p)] for p in prompts])
     part = [write.items()[n] for n in (7, 2, 11)]
     said = [row["answer"] for row in suite.run(write, Subject("repeats", repeats), part)]

@@ -8,16 +8,19 @@ that runs here: take folders only from people you trust.
 Plain text, with worked examples or without, is what the harness gives by default; `chat` puts it as a conversation.
 Tokens are those that its own command line gives with `--model local-completions` and `tokenizer=` the base's folder
 (add `add_bos_token=True` where the base's tokenizer begins texts with one). Left out: pictures, tasks that run code
-which a model wrote, and metrics that are not the mean of a number at each item.
+which a model wrote, and metrics that are worked out from texts of all items (BLEU over a whole set).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
+from math import nan
 from pathlib import Path
 from sys import stderr
 from types import ModuleType
@@ -27,7 +30,7 @@ import numpy as np
 
 from tunesmith.contracts import Sampling
 from tunesmith.errors import MissingExtra, NotFound, UserError, nearest
-from tunesmith.evaluate.suite import Figure, Item, Row, Subject
+from tunesmith.evaluate.suite import Columns, Figure, Item, Row, Subject
 from tunesmith.records import Conversation, conversation
 
 LENGTH = 256
@@ -36,6 +39,8 @@ BATCH = 64
 """Items put to a model at a time."""
 PREFIX = "lm-eval-"
 """A task of the harness may be called what a suite of ours is called."""
+PARTS = 8
+"""Numbers that a metric may tell of one item (a log-prob and how many words it is for, say)."""
 SEED = 1234
 """The harness's own."""
 
@@ -124,9 +129,11 @@ def rows(samples: Sequence[Mapping[str, Any]], order: Sequence[int]) -> Iterator
     for sample in samples:
         row = by_item.setdefault(sample["doc_id"], {})
         for metric in sample["metrics"]:
-            value = sample[metric]
+            key, value = _key(metric, sample["filter"]), sample[metric]
             if isinstance(value, bool | int | float | np.generic):
-                row[_key(metric, sample["filter"])] = float(value)
+                row[key] = float(value)
+            elif isinstance(value, tuple | list) and all(np.ndim(v) == 0 and not isinstance(v, str) for v in value):
+                row |= {f"{key} {n}": float(v) for n, v in enumerate(value[:PARTS])}
         if isinstance(answer := sample["resps"][0][0], str):
             row["answer"] = answer
     yield from (by_item[n] for n in order)
@@ -211,14 +218,31 @@ def _suite(name: str, task: Any, chat: bool, examples: int | None) -> Task:
 
 
 def _figures(task: Any) -> tuple[Figure, ...]:
-    """One for each metric that is a mean over items, and for each of the task's filters."""
+    """One for each metric and for each of the task's filters; what is no mean, as the harness works it out."""
     filters = [f.name for f in task._filters] or ["none"]
-    higher, means = task.higher_is_better(), {m for m, f in task.aggregation().items() if f.__name__ == "mean"}
-    chances = dict.fromkeys(("acc", "acc_norm"), _chance(task))
-    return tuple(
-        Figure(_key(metric, filtered), _key(metric, filtered).replace("_", " "), "%" if _is_share(metric) else "",
-               "higher" if higher.get(metric, True) else "lower", chance=chances.get(metric), headline=not n)
-        for filtered in filters for n, metric in enumerate(m for m in task.aggregation() if m in means))
+    higher, chances = task.higher_is_better(), dict.fromkeys(("acc", "acc_norm"), _chance(task))
+    found = []
+    for filtered in filters:
+        for n, (metric, aggregate) in enumerate(task.aggregation().items()):
+            key = _key(metric, filtered)
+            of = None if aggregate.__name__ == "mean" else partial(aggregated, key=key, aggregate=aggregate)
+            found.append(Figure(key, key.replace("_", " "), "%" if _is_share(metric) else "",
+                                "higher" if higher.get(metric, True) else "lower", chance=chances.get(metric),
+                                headline=not n, of=of))
+    return tuple(found)
+
+
+def aggregated(c: Columns, key: str, aggregate: Callable[[list[Any]], float]) -> float:
+    """The harness's own aggregation of what it told of each item, a number or several; nan where it told nothing."""
+    parts = [part for part in (c[key], *(c[f"{key} {n}"] for n in range(PARTS))) if not np.isnan(part).all()]
+    if not parts:
+        return nan
+    told = np.stack(parts, axis=1)[~np.isnan(parts[0])].tolist()
+    several = np.isnan(c[key]).all()
+    try:
+        return float(aggregate([tuple(row) if several else row[0] for row in told]))
+    except (ValueError, ArithmeticError):  # nothing to divide by in this draw
+        return nan
 
 
 def _is_share(metric: str) -> bool:
@@ -269,6 +293,12 @@ def _harness() -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the harness prints goes to stderr: stdout is for our own results."""
-    with redirect_stdout(stderr):
-        yield
+    """What the harness prints goes to stderr, and its warnings nowhere: stdout is for our own results."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(stderr):
+            yield
+    finally:
+        logger.setLevel(before)
