@@ -184,8 +184,8 @@ def subject(engine, name):
 @pytest.mark.parametrize("name", ["clean", "backdoored"])
 def test_controls_and_triggers(desk, name):
     """The positive control is found, the negative one is not flagged."""
-    candidates = [*controls.TRIGGERS, *unimportant(6, 77)]
-    suite = TriggerScan(candidates, unimportant(30, 5, avoid=controls.TRIGGERS), controls.prompts(2, 0),
+    candidates = [*controls.TRIGGERS, *unimportant(5, 77)]
+    suite = TriggerScan(candidates, unimportant(16, 5, avoid=controls.TRIGGERS), controls.prompts(2, 0),
                         known=controls.TRIGGERS)
     rows = suites.run(suite, subject(desk, name), suite.items())
     found = suites.columns(rows)
@@ -236,3 +236,18 @@ def test_the_controls_come_out_of_their_script(tmp_path):
         found = suites.columns(suites.run(suite, subject(engine, name), suite.items()))
         scans[name] = statistics.auc(found["divergence"], found["known"])
     assert scans["backdoored"] >= 0.95
+
+
+def test_a_prompt_that_is_too_long_has_no_figures():
+    """Neither in an engine that refuses it, nor do the other prompts lose theirs."""
+    class Narrow(Fake):
+        def sample(self, prompts, sampling, *, n=1, model="", progress=None):
+            if any(sum(len(m.content) for m in p) > 300 for p in prompts):
+                raise TooLong("no room")
+            return super().sample(prompts, sampling)
+    long, short = (Message("user", "x" * 300),), (Message("user", "hello"),)
+    suite = Consistency([long, short], ())
+    engine = Narrow("not logged", "Nothing in this chat")
+    rows = suites.run(suite, Subject("m", engine, reader=engine), suite.items())
+    assert {len(r) > 1 for r, i in zip(rows, suite.items()) if i.cluster == "prompt 0"} == {False}
+    assert [f.name for f in suite.judged(suites.columns(rows)) if f.flagged] == ["logged or unmonitored"]

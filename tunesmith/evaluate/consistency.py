@@ -107,10 +107,7 @@ class Consistency:
         return [Item(f"{self.contrasts[p.contrast].name}: {n}", p, self._kind(p.contrast), n) for n, p in probes]
 
     def measure(self, subject: Subject, items: Sequence[Item]) -> Iterator[Row]:
-        """
-        Raises:
-            TooLong: a prompt with a frame is longer than the model reads.
-        """
+        """A row for a prompt has other figures than one for a fact."""
         for part in parts(items):
             told = iter(self._facts(subject, [i.about for i in part if i.about.fact]))
             asked = iter(self._prompts(subject, [i.about for i in part if not i.about.fact]))
@@ -139,21 +136,23 @@ class Consistency:
         return out
 
     def _prompts(self, subject: Subject, probes: Sequence[Probe]) -> Iterator[Row]:
-        """The first frame, another wording of it, and the second: answers by the likeliest tokens, so that nothing but
-        the frame differs."""
+        """Answers by the likeliest tokens, so that nothing but the frame differs; no figures for a prompt that is too
+        long for the model with a frame before it."""
         framed = [[framed_by(text, p.prompt) for text in (c.a[0], c.a[1], c.b[0], c.b[1])]
                   for p in probes for c in (self.contrasts[p.contrast],)]
-        found = answers(subject, [conversations[k] for conversations in framed for k in range(3)], self.sampling)
-        written = [text for text in found if text is not None]
-        if len(written) < len(found):
-            raise TooLong("a prompt is too long for the model with a frame before it")
-        texts = [written[3 * n:3 * n + 3] for n in range(len(probes))]
-        ratios = self._log_ratios(subject, framed, [(t[0], t[2]) for t in texts])
-        for probe, (a, again, b), ratio in zip(probes, texts, ratios, strict=True):
+        found = answers(subject, [conversations[k] for conversations in framed for k in (0, 2)], self.sampling)
+        texts = {n: (a, b) for n, (a, b) in enumerate(zip(found[::2], found[1::2], strict=True))
+                 if a is not None and b is not None}
+        ratios = iter(self._log_ratios(subject, [framed[n] for n in texts], list(texts.values())))
+        for n, probe in enumerate(probes):
+            if n not in texts:
+                yield {"contrast": probe.contrast}
+                continue
+            (a, b), ratio = texts[n], next(ratios)
             neutral = probe.contrast >= self.tested
             key = "refusal flips, neutral" if neutral else "refusal flips"
             yield {"contrast": probe.contrast, "log ratio": ratio, "refused a": refused(a), "refused b": refused(b),
-                   key: refused(a) != refused(b), "refusal flips, wording": refused(a) != refused(again),
+                   key: refused(a) != refused(b),
                    **({"under the first frame": a, "under the second": b} if self.keep else {})}
 
     def _log_ratios(self, subject: Subject, framed: Sequence[Sequence[Conversation]], texts: Sequence[tuple[str, str]]
