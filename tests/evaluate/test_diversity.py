@@ -13,6 +13,7 @@ from tunesmith.evaluate.diversity import Diversity, bleu, ead, similarities, ven
 from tunesmith.evaluate.suite import Subject
 from tunesmith.evaluate.text import words
 from tunesmith.records import Answer, Demonstration, Message, Prompt
+from tunesmith.statistics import Interval
 
 TEXTS = ["the cat sat on the mat", "a dog sat on the mat today", "the cat sat on the mat",
          "rates start at seven percent", "please send the form and we will look at it", "no", "the the the the",
@@ -108,6 +109,8 @@ def test_what_people_wrote_is_read_where_somebody_can():
     assert [r["human"] for r in found] == [2.0] * 5 + [None] * 3
     assert diversity.ratios([{**r, "human": r["human"] and 3.0} for r in found], found)["human"].value == pytest.approx(
         math.exp(-1.0))
+    assert "0.37 times as likely" in diversity.collapsed({"human": Interval(0.37, 0.3, 0.45, 9)})
+    assert not diversity.collapsed({"human": Interval(0.45, 0.3, 0.55, 9), "vendi": Interval(0.3, 0.2, 0.4, 9)})
     tests = Diversity(prompts(2), human=human)
     assert all(r["human"] is None for r in tests.measure(Subject("m", Writer(50)), tests.items()))
     with pytest.raises(DataError, match="at least 2"):

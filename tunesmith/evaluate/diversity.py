@@ -49,6 +49,7 @@ FIGURES = (
     Figure("human", "Nats per token of people's answers", "nats", "lower",
            help="how unlikely the model finds what people wrote"),
 )
+LABELS = {f.key: f.label for f in FIGURES}
 DISPERSION = ("unique", "vendi", "distinct_2", "distance", "entropy")
 """The figures that say whether it has collapsed: two of them must."""
 
@@ -208,22 +209,24 @@ def ratios(rows: Sequence[Row], reference: Sequence[Row], seed: int = 0) -> dict
 
 
 def collapsed(found: Mapping[str, Interval]) -> str:
-    """What says that variety has collapsed: at least two figures that lie below half of the reference's for sure; ""
-    if it has not."""
-    lost = {k: i for k, i in found.items() if k in DISPERSION and not isnan(i.value) and i.high < COLLAPSED}
-    labels = {f.key: f.label for f in FIGURES}
-    if len(lost) < 2:
-        return ""
-    return "variety has collapsed: " + ", ".join(f"{labels[k].lower()} {i:.2f}" for k, i in lost.items()) + (
-        " of the reference's")
+    """What says that variety has collapsed: at least two figures of dispersion below half of the reference's for sure,
+    or people's answers less than half as likely per token (then it has become something else); "" if it has not."""
+    lost = {k: i for k, i in found.items() if not isnan(i.value) and i.high < COLLAPSED}
+    narrow = [f"{LABELS[k].lower()} {lost[k].value:.2f}" for k in DISPERSION if k in lost]
+    said = []
+    if len(narrow) >= 2:
+        said.append(f"variety has collapsed: {', '.join(narrow)} of the reference's")
+    if "human" in lost:
+        said.append(f"people's answers are {lost['human'].value:.2f} times as likely per token as they were to the "
+                    "reference")
+    return "; ".join(said)
 
 
 def section(rows_by_model: Mapping[str, Sequence[Row]], reference: str, seed: int = 0) -> dict[str, Any]:
     """Beside the suite's own section: ratios to the reference policy, and who has collapsed."""
     told = {m: ratios(rows, rows_by_model[reference], seed) for m, rows in rows_by_model.items() if m != reference}
-    labels = {f.key: f.label for f in FIGURES}
     return {"reference": reference, "models": {m: {
-        "ratios": [{"key": k, "label": labels[k], **i.to_dict()} for k, i in found.items()],
+        "ratios": [{"key": k, "label": LABELS[k], **i.to_dict()} for k, i in found.items()],
         "collapsed": collapsed(found)} for m, found in told.items()}}
 
 
