@@ -9,22 +9,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith import __version__
+from tunesmith import __version__, judging
 from tunesmith.contracts import Progress, Sampling
+from tunesmith.errors import UserError
+from tunesmith.evaluate import canaries, outcomes, rewardmodel, suites
 from tunesmith.evaluate import gate as gates
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate import suite as one_suite
-from tunesmith.evaluate import suites
 from tunesmith.evaluate.compare import Comparison, answer_all, compare, save
-from tunesmith.evaluate.report import Metric
+from tunesmith.evaluate.diversity import human_answers
+from tunesmith.evaluate.report import Metric, Report
+from tunesmith.evaluate.standing import standing
 from tunesmith.evaluate.suite import Row, Section, Subject, Suite, sample, section
-from tunesmith.judgements import labelers_agreement
+from tunesmith.feedback.consensus import is_held_out
+from tunesmith.judgements import comparisons, labelers_agreement
 from tunesmith.records import Answer, Prompt
 from tunesmith.settings import EvaluateSettings
-from tunesmith.shop import Shop, engine_of, judge, limited
+from tunesmith.shop import Judge, Shop, engine_of, judge, limited
 from tunesmith.statistics import mean_interval
 from tunesmith.store.workspace import Run, Workspace
 
+Alarm = dict[str, str]
+"""{"text", "where"}"""
 REWARD = Metric("reward", "Reward model's score", "", "higher", help="what training maximised; it does not judge")
 
 
@@ -69,55 +75,112 @@ def evaluate(shop: Shop, settings: EvaluateSettings) -> Made:
     """
     rules = gates.read(settings.gate) if settings.gate else None
     folder = shop.workspace.root / "reports" / settings.name
-    wanted = suites.find(settings.suite, settings.files)
-    names = _in_order(settings)
-    prompts = limited(shop.workspace.dataset(settings.prompts), settings.limit) if settings.prompts else []
-    comparison, about = _compared(shop, settings, prompts) if prompts else (None, {})
-    sections = _measured(shop, settings, wanted, folder / "suites")
-    newest = settings.models[0]
-    report = reports.build(
-        comparison, title=f"{newest} against {', '.join(n for n in names if n != newest)}", models=names,
-        suites=sections, alarms=alarms(shop.workspace, newest), curves=curves(shop.workspace, newest),
-        retention=retained(shop, newest), how=provenance(shop.workspace, settings, prompts),
-        seed=settings.seed, **about)
+    if {shop.workspace.adapter(n).role for n in settings.models} == {"reward"}:
+        report = _benched(shop, settings)
+    else:
+        report = _report(shop, settings, folder)
     if rules:
         report["gate"] = gates.judge(rules, report)
-    if comparison:
-        folder.mkdir(parents=True, exist_ok=True)
-        save(folder / "comparison.jsonl", comparison)
     path = reports.write(folder, report)
     return Made(path, [s["text"] for s in report.get("verdict", [])], report)
 
 
-def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]
+def _report(shop: Shop, settings: EvaluateSettings, folder: Path) -> Report:
+    """Policies: judged answers to the prompts, and what the suites find."""
+    names = _in_order(settings)
+    prompts = limited(shop.workspace.dataset(settings.prompts), settings.limit) if settings.prompts else []
+    wanted = suites.find(settings.suite, _given(shop, settings, prompts))
+    if not prompts and not wanted:
+        raise UserError("evaluate needs --prompts for a judge to compare on, or --suite, or both")
+    compares = prompts and (settings.judge or not wanted)
+    comparison, about = _compared(shop, settings, prompts, folder) if compares else (None, {})
+    sections, noticed = _measured(shop, settings, wanted, folder / "suites")
+    newest = settings.models[0]
+    if comparison:
+        sections.insert(0, standing(comparison, settings.seed))
+        noticed += _canaries(comparison)
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / "comparison.jsonl", comparison)
+    return reports.build(
+        comparison, title=f"{newest} against {', '.join(n for n in names if n != newest)}", models=names,
+        suites=sections, alarms=[*alarms(shop.workspace, newest), *noticed], curves=curves(shop.workspace, newest),
+        retention=retained(shop, newest), how=provenance(shop.workspace, settings, prompts), seed=settings.seed,
+        **about)
+
+
+def _benched(shop: Shop, settings: EvaluateSettings) -> Report:
+    """Reward models: held-out accuracy, calibration, and what moves them that should not."""
+    from tunesmith.model.scorer import RewardModel
+
+    if settings.suite or settings.prompts:
+        raise UserError(f"{settings.models[0]} is a reward model: it is held against the comparisons that it did not "
+                        "learn from, without --prompts and --suite")
+    subsets = rewardmodel.read_subsets(settings.subsets) if settings.subsets else None
+    sections, rung = [], []
+    for name in settings.models:
+        adapter = shop.workspace.adapter(name)
+        learned = adapter.lineage.get("settings", {})
+        groups = [g for g in comparisons(shop.workspace, learned["comparisons"], learned.get("without", ()))
+                  if is_held_out(g, learned["held_out"])] if "comparisons" in learned else []
+        model = RewardModel.load(shop.base_of(name), adapter.path)
+        found, loud = rewardmodel.report(name, model, groups, scale=float(model.head.gain.mean()), subsets=subsets,
+                                         title=str(adapter), seed=settings.seed)
+        sections.append(found)
+        rung += loud
+    newest = settings.models[0]
+    return reports.build(None, title=f"Reward model {newest}", models=settings.models, suites=sections, alarms=rung,
+                         curves=curves(shop.workspace, newest), how=provenance(shop.workspace, settings, ()),
+                         seed=settings.seed)
+
+
+def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt], folder: Path
               ) -> tuple[Comparison, dict[str, Any]]:
     """Every model's judged answers to the prompts, and what the report has to say of how they were judged."""
-    who = judge(shop, settings.judge)
-    who.scorer.score(prompts[0], ["a judge that cannot judge these prompts says so before anything is sampled"])
+    guidelines = _text(settings.guidelines) if settings.guidelines else ""
+    who = judging.find(shop, settings.judge, asks=settings.asks, guidelines=guidelines) or judge(shop, settings.judge)
+    if isinstance(who, Judge):
+        who.scorer.score(prompts[0], ["a judge that cannot judge these prompts says so before anything is sampled"])
     drawn = answers(shop, settings, prompts)
     rewarded = _rewards(shop, settings.reward, prompts, drawn)
 
     def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
-        found = dict(who.checks(prompt, answer)) if who.checks else {}
+        found = dict(who.checks(prompt, answer)) if isinstance(who, Judge) and who.checks else {}
         return {**found, "reward": rewarded[prompt.id, answer]} if rewarded else found
 
+    notes = ["KL is in nats per answer from the model that training began from, on the model's own answers."]
     with shop.progress("judging") as progress:
-        comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=_counted(progress, len(prompts)))
+        if isinstance(who, Judge):
+            comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=_counted(progress, len(prompts)))
+        else:
+            pairs = len(prompts) * len(drawn) * (len(drawn) - 1) // 2
+            found, more = judging.outcomes(shop, who, prompts, drawn, name=settings.name, folder=folder,
+                                           seed=settings.seed, progress=_counted(progress, pairs))
+            comparison, notes = outcomes.comparison(prompts, drawn, found, checks), [*more, *notes]
     kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
           for m in drawn if m != "base"}
     return comparison, {
-        "judge": {"name": who.label, "kind": who.kind, "simulated": True}, "metrics": (*who.metrics, REWARD), "kl": kl,
-        "notes": ["KL is in nats per answer from the model that training began from, on the model's own answers."]}
+        "judge": {"name": who.label, "kind": who.kind, "simulated": who.simulated}, "notes": notes, "kl": kl,
+        "metrics": (*(who.metrics if isinstance(who, Judge) else ()), REWARD)}
 
 
-def _measured(shop: Shop, settings: EvaluateSettings, wanted: Sequence[Suite], folder: Path) -> list[Section]:
-    """What the suites found in every model: one base resident at a time, rows kept so that a stopped run goes on."""
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: {e}") from e
+
+
+def _measured(shop: Shop, settings: EvaluateSettings, wanted: Sequence[Suite], folder: Path
+              ) -> tuple[list[Section], list[Alarm]]:
+    """What the suites found in every model, and what is alarming in the newest: one base resident at a time, rows kept
+    so that a stopped run goes on."""
     if not wanted:
-        return []
+        return [], []
     from tunesmith.model.reader import LocalReader
 
     names = _in_order(settings)
-    items = {s.name: sample(s.items(), settings.sample, settings.seed) for s in wanted}
+    items = {s.name: sample(s.items(), 0 if settings.whole else suites.size(s, settings.sample), settings.seed)
+             for s in wanted}
     rows: dict[str, dict[str, list[Row]]] = {s.name: {} for s in wanted}
     with shop.progress("tests") as progress:
         count = _counted(progress, len(names) * sum(map(len, items.values())))
@@ -132,7 +195,24 @@ def _measured(shop: Shop, settings: EvaluateSettings, wanted: Sequence[Suite], f
                 for suite in wanted:
                     rows[suite.name][name] = one_suite.run(suite, subject, items[suite.name],
                                                  folder / suite.name / f"{name}.jsonl", count)
-    return [section(s, items[s.name], {n: rows[s.name][n] for n in names}, seed=settings.seed) for s in wanted]
+    sections: list[Section] = []
+    noticed: list[Alarm] = []
+    for suite in wanted:
+        found = {n: rows[suite.name][n] for n in names}
+        sections.append(section(suite, items[suite.name], found, notes=suites.notes(suite, found), seed=settings.seed))
+        noticed += [{"text": text, "where": suite.title} for text in suites.alarms(suite, found)]
+    return sections, noticed
+
+
+def _given(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -> suites.Given:
+    """What the suites may draw on."""
+    human = {}
+    if settings.references:
+        told = shop.workspace.dataset(settings.references)
+        if told.kind != "demonstrations":
+            raise UserError(f"--references {told.name} holds {told.kind}, not demonstrations")
+        human = human_answers(list(told.rows()))
+    return suites.Given(Path(settings.files) if settings.files else None, prompts, human)
 
 
 def _in_order(settings: EvaluateSettings) -> list[str]:
@@ -140,7 +220,18 @@ def _in_order(settings: EvaluateSettings) -> list[str]:
     return list(dict.fromkeys([*settings.against, *reversed(settings.models)]))
 
 
-def alarms(workspace: Workspace, name: str) -> list[dict[str, str]]:
+def _canaries(comparison: Comparison) -> list[Alarm]:
+    """What is strange about the newest model's answers beside those of the model before it."""
+    *before, newest = comparison.models
+    if not before:
+        return []
+    reference, now = ([canaries.see(p, [j.answer]) for p, j in zip(comparison.prompts, comparison.judged[m])]
+                      for m in (before[-1], newest))
+    return [{"text": str(found), "where": f"{newest} against {before[-1]}"}
+            for found in canaries.compare(reference, now) if found.rings]
+
+
+def alarms(workspace: Workspace, name: str) -> list[Alarm]:
     """What the runs behind an adapter warned of while it was trained."""
     return [{"text": str(text), "where": f"{run.command} {run.id}"} for run in _runs(workspace, name)
             for text in run.summary.get("alarms", ())]

@@ -122,6 +122,8 @@ def outcomes(shop: Shop, who: Pairwise, prompts: Sequence[Prompt], drawn: Mappin
 def _by_people(shop: Shop, prompts: Sequence[Prompt], drawn: Mapping[str, Sequence[Answer]], name: str,
                seed: int) -> tuple[Outcomes, list[str]]:
     blind = for_people(prompts, drawn, seed)
+    if not blind.groups:
+        raise UserError("all models wrote the same to every prompt: there is nothing for people to judge")
     new = shop.workspace.add_groups(valid_name(name, "name of a set"), blind.groups)
     try:
         judged = from_rankings(blind, shop.workspace.rankings(name), without=sorted(quarantined(shop.workspace)),

@@ -398,7 +398,11 @@ class EvaluateSettings(Settings):
     models: tuple[str, ...] = Field(..., description="adapters, best guess first")
     against: tuple[str, ...] = Field(("base",), description="baselines; base is the bare base")
     prompts: str = Field("", description="a dataset of held-out prompts that all models answer and the judge compares")
-    judge: str = Field("", description="a reward model, or loan-desk for its rubric")
+    judge: str = Field("", description="people, a reward model, loan-desk for its rubric, a rubric's FILE.toml, "
+                       "model:NAME, endpoint:NAME, or checklist: before one of the last two (docs/judges.md)")
+    asks: str = Field("", description="model:NAME or endpoint:NAME that answers the questions of a rubric")
+    guidelines: str = Field("", description="a file with what a language model judges by")
+    subsets: str = Field("", description="for reward models: comparisons with a subset each, as in RewardBench")
     reward: str = Field("", description="a reward model whose scores are shown beside the judge's")
     name: str = Field("report", description="folder under reports/")
     limit: int = Field(0, ge=0)
@@ -407,15 +411,12 @@ class EvaluateSettings(Settings):
     batch: int = Field(64, ge=1)
     suite: tuple[str, ...] = Field((), description="tests that all models take (docs/evaluation.md lists them)")
     files: str = Field("", description="the folder with the suites' own files, where they are not built in")
-    sample: int = Field(200, ge=0, description="items of each suite, of every kind their share; 0: all of them")
+    sample: int = Field(0, ge=0, description="items of each suite, of every kind their share; 0: as many as a quick "
+                        "look needs")
+    whole: bool = Field(False, description="all items of each suite")
+    references: str = Field("", description="for the suite diversity: a dataset of demonstrations, which people wrote")
     gate: str = Field("", description="a file of rules; where one is not kept, the command ends with exit code 1")
     seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if not self.prompts and not self.suite:
-            raise SettingsError("evaluate needs --prompts for a judge to compare on, or --suite, or both")
-        return self
 
 
 class ImportSettings(Settings):

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Who decides which answer is better: a scorer, what it is called, and what else it can check in an answer."""
+    """Who decides which answer is better: a scorer, what it is called, and what else it can check in an answer.
+    `simulated`: no person was involved.
+    """
 
     label: str
     scorer: Scorer
     kind: str = "reward model"
     checks: Checks | None = None
     metrics: tuple[Metric, ...] = ()
+    simulated: bool = True
 
 
 @dataclass(frozen=True, slots=True)

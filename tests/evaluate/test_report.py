@@ -185,7 +185,7 @@ def test_suites_are_tables_and_sentences():
     found = report(suites=[suite(), suite("other")])
     row = found["suites"][0]["rows"][0]
     assert all(c["adjusted"] >= c["p"] for c in row["changes"] if c["model"] == "ppo") and row["measurable"]
-    said = [s for s in found["verdict"] if s["text"].startswith("Quiz, right answers: Base")]
+    said = [s for s in found["verdict"] if s["text"].startswith("Right answers (Quiz): Base")]
     assert len(said) == 2 and said[0]["tone"] == "better" and "change against SFT: +" in said[0]["text"]
     page = render(found)
     assert "guessing 25.0%, people 90.0%" in page and "a note" in page and EVIL not in page

@@ -155,8 +155,10 @@ def _row(figure: str, report: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _with_share(change: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """A suite's change, and it as a share of the baseline's figure, whose own uncertainty is left out."""
     before, ends = row["models"][change["baseline"]]["value"], change["difference"]
+    if not before:
+        return dict(change)  # of nothing there is no share
     share = {k: ends[k] / abs(before) if ends[k] is not None else None for k in ("value", "low", "high")}
-    return {**change, "relative": share} if before else dict(change)
+    return {**change, "relative": share}
 
 
 def _holds(name: str, bound: float, found: Mapping[str, Any], better: str, proven: bool) -> bool:

@@ -355,7 +355,8 @@ def _measured(suites: Sequence[Section], names: Mapping[str, str]) -> list[Sente
             if not row["headline"] or newest not in row["models"]:
                 continue
             path = " → ".join(f"{names[m]} {show(i, row['unit']).split()[0]}" for m, i in row["models"].items())
-            text, tone = f"{suite['title']}, {row['label'].lower()}: {path}", "info"
+            of = "" if suite["title"].lower() in row["label"].lower() else f" ({suite['title']})"
+            text, tone = f"{row['label']}{of}: {path}", "info"
             if not row["measurable"]:
                 said.append({"text": f"{text}: at chance, not measurable at this size.", "tone": "info"})
                 continue

@@ -117,14 +117,24 @@ class Subject:
 
 
 class Suite(Protocol):
-    """Items, how to put them to a model, and what the rows mean."""
+    """Items, how to put them to a model, and what the rows mean.
 
-    name: str
-    title: str
-    about: str  # what it measures, in a sentence for people who have never heard of it
-    source: str  # whose test it is, and under which licence the items are
-    version: str  # changes whenever rows of before would mean something else
-    figures: tuple[Figure, ...]
+    about: what it measures, in a sentence for people who have never heard of it. source: whose test it is, and under
+    which licence the items are. version: changes whenever rows of before would mean something else.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def about(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def figures(self) -> tuple[Figure, ...]: ...
 
     def items(self) -> Sequence[Item]:
         """All of them, in one order."""
