@@ -153,7 +153,7 @@ def test_tasks_of_a_folder_are_suites(subject, tmp_path, lm_eval):
     at = folder(tmp_path / "tasks", shots=1)
     choice, write, roll = harness.suites(["desk_choice", "desk_write", "desk_roll"], [at])
     assert [f.key for f in choice.figures] == ["acc", "acc_norm"] and choice.figures[0].chance == pytest.approx(1 / 3)
-    assert choice.name == "lm-eval-desk_choice" and len(choice.items()) == 20 and "1 worked examples" in choice.about
+    assert choice.name == "lm-eval-desk_choice" and len(choice.items()) == 20 and "1 worked example" in choice.about
     rows = suite.run(choice, subject, choice.items())
     whole = harness.evaluate(subject, {"desk_choice": choice.task})["results"]["desk_choice"]
     assert suite.interval(choice.figures[0], rows).value == pytest.approx(whole["acc,none"])

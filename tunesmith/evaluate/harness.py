@@ -210,7 +210,7 @@ def _suite(name: str, task: Any, chat: bool, examples: int | None) -> Task:
     elif task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     shots, version = task.get_config("num_fewshot"), getattr(task, "VERSION", "")
-    how = f"{shots} worked examples" if shots else "no examples"
+    how = f"{shots} worked example{'s' if shots > 1 else ''}" if shots else "no examples"
     put = f"{how}, as a conversation" if chat else how
     return Task(f"{PREFIX}{name}", name, f"lm-evaluation-harness's task {name}, {put}",
                 f"lm-evaluation-harness {_harness().__version__}; data: {task.get_config('dataset_path')}",
