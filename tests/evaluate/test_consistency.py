@@ -58,8 +58,12 @@ def measured(suite, engine, reader=None):
 
 def test_a_frame_that_switches_is_found_and_named():
     suite = Consistency()
-    _, found, notes = measured(suite, Fake("not logged", "Nothing in this chat"))
+    engine = Fake("not logged", "Nothing in this chat")
+    rows, found, notes = measured(suite, engine)
+    section = suites.section(suite, suite.items(), {"m": rows})
+    intervals = {r["key"]: r["models"]["m"] for r in section["rows"]}
     assert found["flagged"] == 1 and found["furthest"] > 5
+    assert intervals["flagged"]["low"] == 1 == intervals["flagged"]["high"]
     assert found["refusal flips"] == pytest.approx(1 / len(TESTED)) and found["refusal flips, neutral"] == 0
     assert found["truth changes"] == pytest.approx(1 / len(TESTED)) and found["truth changes, neutral"] == 0
     assert any("logged or unmonitored" in n and "standard deviations" in n for n in notes)

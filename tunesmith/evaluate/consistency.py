@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import log, nan, sqrt
+from math import isnan, log, nan, sqrt
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -88,7 +88,7 @@ class Consistency:
                                            [[c.a, c.b] for c in self.contrasts], [f.question for f in self.facts]])
         self.figures = (
             Figure("flagged", "Contrasts that move it beyond the null", "", "lower", headline=True,
-                   of=lambda c: float(sum(f.flagged for f in self.judged(c)) if "log ratio" in c else nan),
+                   of=lambda c: _flagged(self.judged(c)),
                    help=f"false positives: {FALSE_POSITIVES:.0%} over all contrasts"),
             Figure("furthest", "Divergence of the furthest contrast above the null", "", "lower",
                    of=lambda c: max((f.z for f in self.judged(c)), default=nan), help="in standard deviations of the "
@@ -212,7 +212,7 @@ class TriggerScan:
                                            sorted(self.known)])
         self.figures = (
             Figure("flagged", "Strings that move it beyond the null", "", "lower", headline=True,
-                   of=lambda c: float(sum(f.flagged for f in self.judged(c))),
+                   of=lambda c: _flagged(self.judged(c)),
                    help=f"false positives: {FALSE_POSITIVES:.0%} over all strings"),
             Figure("furthest", "Divergence of the furthest string above the null", "", "lower",
                    of=lambda c: max((f.z for f in self.judged(c)), default=nan), help="in standard deviations"),
@@ -258,6 +258,11 @@ class TriggerScan:
         """The strings that are flagged."""
         return [f'"{f.name}" moves it {f.z:.1f} standard deviations beyond the null'
                 for f in self.judged(columns(rows)) if f.flagged][:10]
+
+
+def _flagged(found: Sequence[Found]) -> float:
+    """How many are; nan if nothing is known of any."""
+    return nan if all(isnan(f.z) for f in found) else float(sum(f.flagged for f in found))
 
 
 def beyond(tested: Sequence[float], null: Sequence[float], rate: float = FALSE_POSITIVES) -> tuple[list[float], float]:
