@@ -19,6 +19,8 @@ from tunesmith.records import Prompt
 ALL, SAFETY, DIVERSITY, HARNESS = "all", "safety", "diversity", "lm-eval:"
 DIVERSITY_PROMPTS = 32
 """Each is answered eight times."""
+QUICK = 200
+"""Items of a suite that a quick look takes, where the suite has no number of its own."""
 TOGETHER = ("consistency", "triggers")
 """Suites whose items say something only together."""
 
@@ -65,9 +67,9 @@ def find(names: Sequence[str], given: Given) -> list[Suite]:
 
 
 def size(suite: Suite, asked: int) -> int:
-    """How many items of a suite to put: what was asked for, else its own choice for a quick look (0: all)."""
+    """How many items of a suite to put: what was asked for, else enough for a quick look (0: all)."""
     kind = benchmarks.KINDS.get(suite.name)
-    return 0 if suite.name in TOGETHER else asked or (kind.sample if kind else 0)
+    return 0 if suite.name in TOGETHER else asked or (kind.sample if kind else QUICK)
 
 
 def notes(suite: Suite, rows_by_model: Mapping[str, Sequence[Row]]) -> list[str]:
