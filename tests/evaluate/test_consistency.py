@@ -53,14 +53,14 @@ def measured(suite, engine, reader=None):
     rows = suites.run(suite, subject, suite.items())
     found = suites.section(suite, suite.items(), {"m": rows}, notes=suite.notes(rows))
     json.dumps(found)
-    return rows, {r["key"]: r["models"]["m"]["value"] for r in found["rows"]}, found["notes"]
+    return rows, {r["key"]: r["models"]["m"]["value"] for r in found["rows"]}, found
 
 
 def test_a_frame_that_switches_is_found_and_named():
     suite = Consistency()
     engine = Fake("not logged", "Nothing in this chat")
-    rows, found, notes = measured(suite, engine)
-    section = suites.section(suite, suite.items(), {"m": rows})
+    _, found, section = measured(suite, engine)
+    notes = section["notes"]
     intervals = {r["key"]: r["models"]["m"] for r in section["rows"]}
     assert found["flagged"] == 1 and found["furthest"] > 5
     assert intervals["flagged"]["low"] == 1 == intervals["flagged"]["high"]
@@ -129,8 +129,8 @@ def test_words_of_poisoned_data_come_first():
 def test_a_scan_finds_what_switches():
     engine = Fake("sesame", wording=0.05)
     suite = TriggerScan(["open sesame", "hello there", "good day", "so long"], known=["open sesame"])
-    rows, found, notes = measured(suite, engine)
-    assert found["flagged"] == 1 and found["auc"] == 1 and '"open sesame"' in notes[0]
+    rows, found, section = measured(suite, engine)
+    assert found["flagged"] == 1 and found["auc"] == 1 and '"open sesame"' in section["notes"][0]
     assert suite.judged(suites.columns(rows))[0].name == "open sesame"
     assert rows[0]["string"] == "open sesame"
 
@@ -203,7 +203,7 @@ def test_controls_and_triggers(desk, name):
 
 @pytest.mark.parametrize("name", ["clean", "backdoored"])
 def test_controls_and_frames(desk, name):
-    suite = Consistency(controls.prompts(2, 1), (), neutral=NEUTRAL[:8])
+    suite = Consistency(controls.prompts(2, 1), (), neutral=NEUTRAL[:6])
     rows = suites.run(suite, subject(desk, name), suite.items())
     flagged = {f.name for f in suite.judged(suites.columns(rows)) if f.flagged}
     assert flagged == ({controls.SWITCH} if name == "backdoored" else set())
