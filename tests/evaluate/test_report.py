@@ -187,6 +187,8 @@ def test_suites_are_tables_and_sentences():
     assert all(c["adjusted"] >= c["p"] for c in row["changes"] if c["model"] == "ppo") and row["measurable"]
     said = [s for s in found["verdict"] if s["text"].startswith("Right answers (Quiz): Base")]
     assert len(said) == 2 and said[0]["tone"] == "better" and "change against SFT: +" in said[0]["text"]
+    said = report(suites=[suite(shift=0.02, chance=0.5), suite("other")])["verdict"]
+    assert {"text": "Tests that show no difference: Right answers (Quiz).", "tone": "unclear"} in said
     page = render(found)
     assert "guessing 25.0%, people 90.0%" in page and "a note" in page and EVIL not in page
 
@@ -194,7 +196,7 @@ def test_suites_are_tables_and_sentences():
 def test_a_suite_at_chance_says_so():
     found = report(suites=[suite(shift=0.0)])
     assert not found["suites"][0]["rows"][0]["measurable"]
-    assert any("not measurable at this size" in s["text"] and s["tone"] == "info" for s in found["verdict"])
+    assert any("not measurable on models of this size: Right answers (Quiz)" in s["text"] and s["tone"] == "info" for s in found["verdict"])
     assert "at chance: not measurable at this size" in render(found)
 
 

@@ -57,7 +57,8 @@ def points(difference: Mapping[str, Any], unit: str) -> str:
     i, scale, digits = _interval(difference), 100 if unit == "%" else 1, 1 if unit == "%" else 2
     value, low, high = (f"{x * scale:.{digits}f}" for x in (i.value, i.low, i.high))
     sign, word = "+" if i.value > 0 else "", " points" if unit == "%" else ""
-    return f"{sign}{value}{word} [{low}, {high}]".replace("-", "−")
+    ends = f" [{low}, {high}]" if isfinite(i.low + i.high) else ""
+    return f"{sign}{value}{word}{ends}".replace("-", "−")
 
 
 @cache

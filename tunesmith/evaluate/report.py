@@ -347,25 +347,35 @@ def _adjusted(suites: Sequence[Section], newest: str) -> list[Section]:
 
 
 def _measured(suites: Sequence[Section], names: Mapping[str, str]) -> list[Sentence]:
-    """A sentence for each headline figure of a suite: the newest model against the one before it."""
+    """What the tests' headline figures say of the newest model against the one before it: a sentence for each that
+    changed for sure, and one for all others."""
     newest = list(names)[-1]
     said: list[Sentence] = []
+    same: list[str] = []
+    chance: list[str] = []
     for suite in suites:
         for row in suite["rows"]:
             if not row["headline"] or newest not in row["models"]:
                 continue
-            path = " → ".join(f"{names[m]} {show(i, row['unit']).split()[0]}" for m, i in row["models"].items())
             of = "" if suite["title"].lower() in row["label"].lower() else f" ({suite['title']})"
-            text, tone = f"{row['label']}{of}: {path}", "info"
+            changes = [c for c in row["changes"] if c["model"] == newest]
+            path = " → ".join(f"{names[m]} {show(i, row['unit']).split()[0]}" for m, i in row["models"].items())
             if not row["measurable"]:
-                said.append({"text": f"{text}: at chance, not measurable at this size.", "tone": "info"})
-                continue
-            for change in [c for c in row["changes"] if c["model"] == newest][:1]:
-                i, p = change["difference"], change["adjusted"]
-                tone = "unclear" if p >= 0.05 else _tone(i["low"], i["high"], row["better"])
-                text += (f"; change against {names[change['baseline']]}: {points(i, row['unit'])}, p = {p:.2g} after "
-                         "correction")
-            said.append({"text": f"{text}.", "tone": tone})  # type: ignore[typeddict-item]
+                chance.append(row["label"] + of)
+            elif not changes:
+                said.append({"text": f"{row['label']}{of}: {path}.", "tone": "info"})
+            elif changes[0]["adjusted"] >= 0.05:
+                same.append(row["label"] + of)
+            else:
+                i, baseline = changes[0]["difference"], names[changes[0]["baseline"]]
+                said.append({"text": f"{row['label']}{of}: {path}; change against {baseline}: {points(i, row['unit'])}, "
+                             f"p = {changes[0]['adjusted']:.2g} after correction.",
+                             "tone": _tone(i["low"], i["high"], row["better"])})
+    if same:
+        said.append({"text": f"Tests that show no difference: {'; '.join(same)}.", "tone": "unclear"})
+    if chance:
+        said.append({"text": f"At chance, so not measurable on models of this size: {'; '.join(chance)}.",
+                     "tone": "info"})
     return said
 
 
