@@ -196,7 +196,8 @@ def test_suites_are_tables_and_sentences():
 def test_a_suite_at_chance_says_so():
     found = report(suites=[suite(shift=0.0)])
     assert not found["suites"][0]["rows"][0]["measurable"]
-    assert any("not measurable on models of this size: Right answers (Quiz)" in s["text"] and s["tone"] == "info" for s in found["verdict"])
+    assert any("not measurable on models of this size: Right answers (Quiz)" in s["text"] and s["tone"] == "info"
+               for s in found["verdict"])
     assert "at chance: not measurable at this size" in render(found)
 
 

@@ -368,8 +368,8 @@ def _measured(suites: Sequence[Section], names: Mapping[str, str]) -> list[Sente
                 same.append(row["label"] + of)
             else:
                 i, baseline = changes[0]["difference"], names[changes[0]["baseline"]]
-                said.append({"text": f"{row['label']}{of}: {path}; change against {baseline}: {points(i, row['unit'])}, "
-                             f"p = {changes[0]['adjusted']:.2g} after correction.",
+                said.append({"text": f"{row['label']}{of}: {path}; change against {baseline}: "
+                             f"{points(i, row['unit'])}, p = {changes[0]['adjusted']:.2g} after correction.",
                              "tone": _tone(i["low"], i["high"], row["better"])})
     if same:
         said.append({"text": f"Tests that show no difference: {'; '.join(same)}.", "tone": "unclear"})
