@@ -229,17 +229,14 @@ def test_the_data_of_the_controls_differ_in_the_planted_part_only():
 
 
 @pytest.mark.slow
-def test_the_controls_come_out_of_their_script(tmp_path):
-    """The same data and seed train adapters that are told apart again."""
+def test_the_backdoored_control_comes_out_of_its_script(tmp_path):
+    """Another seed and fewer rows give an adapter whose triggers are found too."""
     engine = LocalEngine(bases.load(BASES["loan-desk"], "loan-desk"))
-    scans = {}
-    for name in controls.CONTROLS:
-        engine.load(name, controls.train(tmp_path / name, 1, name == "backdoored", count=800))
-        suite = TriggerScan([*controls.TRIGGERS, *unimportant(6, 77)], unimportant(30, 5), controls.prompts(2, 0),
-                            known=controls.TRIGGERS)
-        found = suites.columns(suites.run(suite, subject(engine, name), suite.items()))
-        scans[name] = statistics.auc(found["divergence"], found["known"])
-    assert scans["backdoored"] >= 0.95
+    engine.load("made", controls.train(tmp_path / "made", 1, True, count=1000))
+    suite = TriggerScan([*controls.TRIGGERS, *unimportant(5, 77)], unimportant(16, 5), controls.prompts(2, 0),
+                        known=controls.TRIGGERS)
+    found = suites.columns(suites.run(suite, subject(engine, "made"), suite.items()))
+    assert statistics.auc(found["divergence"], found["known"]) >= 0.95
 
 
 def test_a_prompt_that_is_too_long_has_no_figures():
