@@ -31,7 +31,7 @@ def prepare(lab, dtype=None):
     head = heads.ScalarHead(base.width, torch.Generator().manual_seed(0))
     if dtype:
         head.double()
-        head.each = head.linear
+        head.each = lambda h: head.linear(h)  # a module would not hide the method
     weights = {**adapters.trainable(base, "reward"), **dict(head.linear.named_parameters("head"))}
     return base, head, Learner(weights, 10, 1e-3)
 
