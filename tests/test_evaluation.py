@@ -122,6 +122,15 @@ def test_a_closed_gate_ends_with_exit_code_1(shop, tmp_path, capsys, monkeypatch
     assert cli.main(command) == 2 and "at_least" in capsys.readouterr().err
 
 
+def test_what_rang_while_it_was_trained_stands_in_the_report(shop):
+    run = shop.workspace.run(shop.workspace.adapter("trained").lineage["run"])
+    run.finish("finished", {**run.summary, "alarms": [{"step": 3, "text": "answers grew"}]})
+    made = evaluation.evaluate(shop, EvaluateSettings(models=("trained",), against=("before",), suite=("xstest",),
+                                                      sample=2, name="rang"))
+    assert made.report["alarms"] == [{"text": "after update 3: answers grew", "where": f"sft {run.id}"}]
+    assert "Alarm: after update 3: answers grew" in made.verdict
+
+
 def test_a_reward_model_goes_on_the_bench_alone(shop):
     texts = ["Low.", "It is low today, and it may rise."]
     groups = [AnswerGroup(Prompt((Message("user", f"Rate {n}?"),), domain="rates"), tuple(map(Answer, texts)),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 from tunesmith import __version__, settings
 from tunesmith.errors import GateClosed, SettingsError, TunesmithError, nearest
-from tunesmith.terminal import Terminal, table
+from tunesmith.terminal import Terminal, table, watched
 
 if TYPE_CHECKING:
     from tunesmith.shop import Shop
@@ -255,6 +255,7 @@ def _published(shop: Shop, adapter: Any, terminal: Terminal) -> None:
     lines.append(f"trained {trained:,} of {whole:,} parameters, {100 * trained / whole:.3g}%")
     if ungraded := summary.get("grader_errors"):
         lines.append("answers that could not be graded: " + ", ".join(f"{why} {n:.1%}" for why, n in ungraded.items()))
+    lines += watched(summary)
     lines.append(f"used: {_used(summary)}")
     if adapter.lineage["parents"]:
         from tunesmith.train import cost

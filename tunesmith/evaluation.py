@@ -12,7 +12,7 @@ from typing import Any
 from tunesmith import __version__, judging
 from tunesmith.contracts import Progress, Sampling
 from tunesmith.errors import UserError
-from tunesmith.evaluate import canaries, outcomes, rewardmodel, suites
+from tunesmith.evaluate import canaries, outcomes, overoptimisation, rewardmodel, suites
 from tunesmith.evaluate import gate as gates
 from tunesmith.evaluate import report as reports
 from tunesmith.evaluate import suite as one_suite
@@ -21,6 +21,7 @@ from tunesmith.evaluate.diversity import human_answers
 from tunesmith.evaluate.report import Metric, Report
 from tunesmith.evaluate.standing import standing
 from tunesmith.evaluate.suite import Row, Section, Subject, Suite, sample, section
+from tunesmith.evaluate.watch import same_measure
 from tunesmith.feedback.consensus import is_held_out
 from tunesmith.judgements import comparisons, labelers_agreement
 from tunesmith.records import Answer, Prompt
@@ -156,6 +157,8 @@ def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt],
             found, more = judging.outcomes(shop, who, prompts, drawn, name=settings.name, folder=folder,
                                            seed=settings.seed, progress=_counted(progress, pairs))
             comparison, notes = outcomes.comparison(prompts, drawn, found, checks), [*more, *notes]
+    notes += [text for m in settings.models for run in _runs(shop.workspace, m)
+              if (text := same_measure(settings.judge, run.settings))]
     kl = {m: mean_interval(divergence(shop, m, prompts, drawn[m], settings.temperature), seed=settings.seed)
           for m in drawn if m != "base"}
     return comparison, {
@@ -233,8 +236,8 @@ def _canaries(comparison: Comparison) -> list[Alarm]:
 
 def alarms(workspace: Workspace, name: str) -> list[Alarm]:
     """What the runs behind an adapter warned of while it was trained."""
-    return [{"text": str(text), "where": f"{run.command} {run.id}"} for run in _runs(workspace, name)
-            for text in run.summary.get("alarms", ())]
+    return [{"text": f"after update {a['step']}: {a['text']}", "where": f"{run.command} {run.id}"}
+            for run in _runs(workspace, name) for a in run.summary.get("alarms", ())]
 
 
 def _rewards(shop: Shop, name: str, prompts: Sequence[Prompt],
@@ -259,7 +262,18 @@ def curves(workspace: Workspace, name: str) -> dict[str, Any]:
                              **_agreement(workspace, run.settings)}
         elif run.command not in out:
             out[run.command] = run.metrics()
+            if "gold" in run.summary.get("start", {}):
+                out["gold"] = _gold(run)
     return out
+
+
+def _gold(run: Run) -> dict[str, Any]:
+    """What an independent judge saw of a run while it trained, against KL."""
+    points = overoptimisation.from_metrics(run.metrics(), run.summary["start"]["gold"])
+    found = overoptimisation.section(
+        points, "rl", title="Gold against KL", gold=run.settings["gold"], stopped=run.summary.get("stopped_by", ""),
+        best_step=run.summary.get("best_step"))
+    return {key: value for key, value in found.items() if key != "svg"}  # the page draws it
 
 
 def _runs(workspace: Workspace, name: str) -> Iterator[Run]:

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tunesmith.evaluate import overoptimisation
 from tunesmith.evaluate.compare import compare
 from tunesmith.evaluate.gate import Gate, Rule, judge
+from tunesmith.evaluate.overoptimisation import Curve, Point
 from tunesmith.evaluate.report import Metric, build, read, render, write
 from tunesmith.evaluate.suite import Figure, Item, section
 from tunesmith.records import Answer, Message, Prompt
@@ -214,6 +216,15 @@ def test_a_gate_and_alarms_are_shown():
     assert [r["passed"] for r in found["gate"]["rules"]] == [True, False]
     page = render(found)
     assert "The gate: not passed" in page and "alarms at most 0" in page and "✗ no" in page
+
+
+def test_what_an_independent_judge_saw_is_drawn_against_kl():
+    points = [Point(kl, d * (0.3 - 0.1 * np.log(d)), kl) for kl in (0.5, 2, 5, 9, 20) for d in (kl ** 0.5,)]
+    gold = overoptimisation.section(points, "rl", title="Gold against KL", gold="panel")
+    found = report(curves={**curves(), "gold": gold})
+    assert Curve.from_dict(found["curves"]["gold"]["fit"]).gold(2.0) == pytest.approx(2 * (0.3 - 0.1 * np.log(2)), abs=1e-3)
+    page = render(found)
+    assert "Judged by panel, which training did not read" in page and "fit of gold" in page
 
 
 def test_changes_are_paired_with_each_baseline():

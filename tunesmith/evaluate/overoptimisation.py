@@ -40,6 +40,9 @@ class Point:
     error: float = 0.0
 
 
+FITTED = ("alpha", "beta", "distance", "peak")
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """A fit with 95% intervals; `distance` is d* in √nats, where gold is highest, and `peak` gold there. They are
@@ -58,7 +61,16 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "points": self.points, **{
-            k: getattr(self, k).to_dict() for k in ("alpha", "beta", "distance", "peak")}}
+            k: getattr(self, k).to_dict() for k in FITTED}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Curve:
+        """Back from `to_dict`; an end that was not finite is infinite."""
+        def interval(found: Mapping[str, Any]) -> Interval:
+            value, low, high = (inf if found[end] is None else found[end] for end in ("value", "low", "high"))
+            return Interval(value, low, high, found["n"])
+
+        return cls(data["kind"], *(interval(data[key]) for key in FITTED), data["points"])
 
 
 def fit(points: Sequence[Point], kind: Kind, *, seed: int = 0) -> Curve:

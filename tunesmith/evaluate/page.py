@@ -182,7 +182,7 @@ def _curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
          "figures": _present(
              _over_steps(rewarded, "Reward per answer", "update", "reward", {"reward": "reward"}),
              _over_steps(rewarded, "KL from the reference per answer", "update", "nats", {"kl": "KL"}),
-             _reward_against_kl(rewarded),
+             _reward_against_kl(rewarded), _gold(curves.get("gold")),
              _over_steps(rewarded, "Length per answer", "update", "tokens", {"answer_tokens": "tokens"}),
              _over_steps(rewarded, "Entropy per token", "update", "nats", {"entropy": "entropy"}))}]
 
@@ -253,6 +253,19 @@ def _reward_against_kl(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | No
                                                x_label="KL from the reference, nats per answer", y_label="reward"),
                    ["run", "KL", "reward"], [[s.label, f"{x:.3g}", f"{y:.3g}"] for s in series
                                              for x, y in _spread(s.points)])
+
+
+def _gold(data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What an independent judge saw of the run."""
+    if not data or not data["points"]:
+        return None
+    from tunesmith.evaluate.overoptimisation import Curve, Point, plot
+
+    points = [Point(**{**p, "proxy": nan if p["proxy"] is None else p["proxy"]}) for p in data["points"]]
+    curve = Curve.from_dict(data["fit"]) if "fit" in data else None
+    return _figure(data["title"], f"Judged by {data['gold']}, which training did not read. {data['text']}",
+                   plot(points, curve, data["title"]), ["KL", "gold over the start", "reward over the start"],
+                   [[f"{p.kl:.3g}", f"{p.gold:+.3g}", f"{p.proxy:+.3g}"] for p in points])
 
 
 def _by_step(rows: Sequence[Mapping[str, Any]], key: str, label: str) -> svg.Series:
