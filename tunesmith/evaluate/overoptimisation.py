@@ -40,9 +40,6 @@ class Point:
     error: float = 0.0
 
 
-FITTED = ("alpha", "beta", "distance", "peak")
-
-
 @dataclass(frozen=True, slots=True)
 class Curve:
     """A fit with 95% intervals; `distance` is d* in √nats, where gold is highest, and `peak` gold there. They are
@@ -61,7 +58,7 @@ class Curve:
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "points": self.points, **{
-            k: getattr(self, k).to_dict() for k in FITTED}}
+            k: getattr(self, k).to_dict() for k in ("alpha", "beta", "distance", "peak")}}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Curve:
@@ -70,7 +67,8 @@ class Curve:
             value, low, high = (inf if found[end] is None else found[end] for end in ("value", "low", "high"))
             return Interval(value, low, high, found["n"])
 
-        return cls(data["kind"], *(interval(data[key]) for key in FITTED), data["points"])
+        return cls(data["kind"], interval(data["alpha"]), interval(data["beta"]), interval(data["distance"]),
+                   interval(data["peak"]), data["points"])
 
 
 def fit(points: Sequence[Point], kind: Kind, *, seed: int = 0) -> Curve:

@@ -27,7 +27,7 @@ from tunesmith.errors import DataError, ModelError, NotFound, UserError, nearest
 from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record
 from tunesmith.store import tables as db
 from tunesmith.store.checks import split_version, valid_name
-from tunesmith.store.database import Database, database_url, insert_once, pack
+from tunesmith.store.database import Database, database_url, insert_once, pack, pages
 from tunesmith.store.faults import storing
 from tunesmith.store.lineage import code_version
 from tunesmith.store.publish import Damaged, Taken, clean, publish, read_manifest, verify, write_atomically
@@ -237,9 +237,9 @@ class Workspace:
         """
         with self.database.read() as c:
             seq = set_seq(c, set_name)
-            bodies = c.scalars(sa.select(db.groups.c.body).join(db.members).where(db.members.c.set_seq == seq)
-                               .order_by(db.members.c.position)).all()
-        return [AnswerGroup.from_dict(json.loads(body)) for body in bodies]
+            bodies = sa.select(db.groups.c.body, db.members.c.position).join(db.members).where(
+                db.members.c.set_seq == seq)
+            return [AnswerGroup.from_dict(json.loads(row.body)) for row in pages(c, bodies, db.members.c.position)]
 
     def group(self, id: str) -> AnswerGroup:
         """One group.
@@ -290,10 +290,9 @@ class Workspace:
         """
         with self.database.read() as c:
             seq = set_seq(c, set_name)
-            rows = c.execute(
-                sa.select(db.rankings.c.group_id, db.rankings.c.labeler, db.rankings.c.body)
-                .join(db.members, db.members.c.group_id == db.rankings.c.group_id)
-                .where(db.members.c.set_seq == seq).order_by(db.rankings.c.seq)).all()
+            said = sa.select(db.rankings.c.group_id, db.rankings.c.labeler, db.rankings.c.body, db.rankings.c.seq).join(
+                db.members, db.members.c.group_id == db.rankings.c.group_id).where(db.members.c.set_seq == seq)
+            rows = list(pages(c, said, db.rankings.c.seq))
         if latest:
             last = {(row.group_id, row.labeler): n for n, row in enumerate(rows)}
             rows = [row for n, row in enumerate(rows) if last[row.group_id, row.labeler] == n]
