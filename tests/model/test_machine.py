@@ -58,7 +58,8 @@ def test_the_measured_rates_are_those_of_a_product_and_a_copy():
     found = machine.measure(threads=1)
     assert time.perf_counter() - start < 2 and found.threads == 1
     a = torch.randn(512, 512)
-    assert 2 * 512**3 / min(seconds(lambda: a @ a) for _ in range(5)) / 1e9 == pytest.approx(found.fp32_gflops, rel=0.7)
+    multiplied = min(seconds(lambda: a @ a) for _ in range(5))
+    assert 0.1 < found.fp32_gflops * multiplied / (2 * 512**3 / 1e9) < 10
     b, c = torch.ones(2, 2**23)
     copied = min(seconds(lambda: b.copy_(c)) for _ in range(3))
     assert 0.1 < found.bandwidth_gbps * copied / (2 * b.nbytes / 1e9) < 10
