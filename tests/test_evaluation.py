@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import tiny
 
-from tunesmith import cli, evaluation, rounds
+from tunesmith import cli, evaluation, library, rounds
 from tunesmith.errors import UserError
 from tunesmith.records import Answer, AnswerGroup, Demonstration, Message, Prompt, Ranking
 from tunesmith.settings import EvaluateSettings, RewardSettings, SftSettings
@@ -50,6 +50,9 @@ def test_a_judge_and_suites_in_one_report(shop):
     assert report["suites"][1]["items"] == 4 and report["suites"][1]["of"] == 40
     assert (made.path.parent / "suites" / "xstest" / "after.jsonl").exists() and (made.path.parent / "comparison.jsonl"
                                                                                  ).exists()
+    told = library.evaluations(shop.workspace, shop.workspace.adapter("after"))
+    assert told[0] == {"report": str(made.path), "created": report["created"], "says": made.verdict[0]}
+    assert library.evaluations(shop.workspace, shop.workspace.adapter("trained")) == []
     assert all(c["difference"]["value"] == 0 for row in report["suites"][1]["rows"] for c in row["changes"])
 
 

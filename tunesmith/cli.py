@@ -431,6 +431,7 @@ def _runs(command: argparse.Namespace, terminal: Terminal) -> None:
 
 
 def _adapters(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import library
     from tunesmith.train import cost
 
     workspace = _shop(command, terminal).workspace
@@ -442,6 +443,8 @@ def _adapters(command: argparse.Namespace, terminal: Terminal) -> None:
         return _MOVES[command.action](command, terminal)
     a = workspace.adapter(_which(command))
     shown = {"adapter": str(a), "role": a.role, "path": str(a.path), "base": dict(a.base), "lineage": dict(a.lineage),
+             "licences of what it learned from": library.licences(workspace, a),
+             "evaluations": library.evaluations(workspace, a),
              "cost of it and all that it was made from": cost.lineage(workspace, a)}
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
 
@@ -483,6 +486,10 @@ def _fresh_adapter(command: argparse.Namespace, terminal: Terminal) -> None:
 _MOVES = {"fresh": _fresh_adapter, "export": _export_adapter, "import": _import_adapter, "rm": _remove_adapter}
 
 
+def _licensed(licences: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({said or 'licence not said'})" for name, said in licences.items()) or "unknown data"
+
+
 def _merge(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith import library
 
@@ -491,7 +498,8 @@ def _merge(command: argparse.Namespace, terminal: Terminal) -> None:
     parts = ", ".join(f"{weight:.3g} x {name}" for name, weight in made["weights"].items())
     lost = f"; {made['lost']:.1%} of the change lost" if made.get("lost") else ""
     terminal.result({"adapter": str(adapter), "path": str(adapter.path), **made},
-                    f"{adapter} is ready: {adapter.path}\n{made['how']} of {parts}, rank {made['rank']}{lost}")
+                    f"{adapter} is ready: {adapter.path}\n{made['how']} of {parts}, rank {made['rank']}{lost}\n"
+                    f"learned from: {_licensed(made['licences'])}")
 
 
 def _transfer(command: argparse.Namespace, terminal: Terminal) -> None:

@@ -304,6 +304,7 @@ def provenance(workspace: Workspace, settings: EvaluateSettings,
     for name in settings.models:
         adapter = workspace.adapter(name)
         if "run" not in adapter.lineage:
+            out[str(adapter)] = {"run": None}
             continue
         run = workspace.run(adapter.lineage["run"])
         cost = {k: v for k, v in run.summary.items() if isinstance(v, int | float | str)}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import UserError
+from tunesmith.errors import NotFound, UserError
 from tunesmith.settings import MergeSettings, TransferSettings
 from tunesmith.shop import Shop
 from tunesmith.store.workspace import Adapter, Workspace
@@ -44,6 +46,7 @@ def merge(shop: Shop, settings: MergeSettings) -> Adapter:
         made = merging.sparse(parts, weights, settings.how, settings.density, rank, settings.seed)
         about |= {"density": settings.density, "seed": settings.seed}
     about["rank"] = max(len(f.a) for f in made.values())
+    about["licences"] = {name: said for m in members for name, said in licences(shop.workspace, m).items()}
     merging.attach(base, "merged", made)
     data = {settings.fit: shop.workspace.dataset(settings.fit).fingerprint} if settings.fit else {}
     lineage = {"merged": about, "parents": {f"part {i + 1}": str(m) for i, m in enumerate(members)}, "data": data,
@@ -78,6 +81,34 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
     """The transfer matrix as people read it: nats per token with intervals, * the best start."""
     return [{"data": row.data, **{name: f"{loss:.3f}{' *' if name == row.best else ''}"
                                   for name, loss in row.loss.items()}} for row in rows]
+
+
+def licences(workspace: Workspace, adapter: Adapter) -> dict[str, str]:
+    """The licence of every dataset that an adapter and those before it learned from: "" where it was not said or the
+    data are gone."""
+    found: dict[str, str] = {}
+    pending = [adapter]
+    while pending:
+        one = pending.pop()
+        for name in one.lineage.get("data", {}):
+            with suppress(NotFound):
+                found[name] = workspace.dataset(name).licence
+            found.setdefault(name, "")
+        for parent in one.lineage.get("parents", {}).values():
+            with suppress(NotFound):
+                pending.append(workspace.adapter(parent))
+    return dict(sorted(found.items()))
+
+
+def evaluations(workspace: Workspace, adapter: Adapter) -> list[dict[str, str]]:
+    """What the workspace's reports say first of this very version: {"report", "created", "says"}, the newest first."""
+    found = []
+    for path in (workspace.root / "reports").glob("*/report.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if str(adapter) in report.get("how", {}) and report.get("verdict"):
+            found.append({"report": str(path.with_suffix(".html")), "created": report["created"],
+                          "says": report["verdict"][0]["text"]})
+    return sorted(found, key=lambda f: f["created"], reverse=True)
 
 
 def _policy(workspace: Workspace, name: str) -> Adapter:

@@ -79,9 +79,9 @@ class Shop:
             return self.base(spec, training)
         adapter = self.workspace.adapter(name)
         base = self.base(spec or str(adapter.base["spec"]), training)
-        if base.hash != adapter.base["hash"]:
-            raise UserError(f"{adapter} was trained on another base: {adapter.base['spec']} had hash "
-                            f"{adapter.base['hash']}, {base.spec} has {base.hash}; name the right one with --base")
+        if other := base.differs(adapter.base):
+            raise UserError(f"{adapter} was trained on another base: {adapter.base['spec']} had another {other}; name "
+                            "the right one with --base")
         return base
 
     def _folder(self, spec: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -115,8 +115,15 @@ class Base:
     def describe(self) -> dict[str, Any]:
         """What an adapter's manifest says of its base."""
         origin = {"kind": "full", "from": self.origin} if self.origin else {}
-        return {"spec": self.spec, "hash": self.hash, "architecture": type(self.model).__name__,
-                "parameters": self.parameters, **origin}
+        return {"spec": self.spec, "hash": self.hash, "chat": self.chat.fingerprint,
+                "architecture": type(self.model).__name__, "parameters": self.parameters, **origin}
+
+    def differs(self, about: Mapping[str, Any]) -> str:
+        """What is not as in the base that an adapter's manifest describes; "" if it belongs here."""
+        if about["hash"] != self.hash:
+            return f"weights (hash {about['hash']}, here {self.hash})"
+        own = self.chat.fingerprint
+        return "" if about.get("chat", own) == own else "tokenizer or chat template"
 
     def became(self, spec: str) -> None:
         """Its weights have been trained: from here on it is another base, which knows where it came from."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.errors import DataError, ModelError
-from tunesmith.records import Conversation, Message, turns
+from tunesmith.records import Conversation, Message, fingerprint, turns
 
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}"
@@ -39,6 +39,11 @@ class Chat:
         self.template = tokenizer.chat_template or PLAIN_TEMPLATE
         self.eos: int = tokenizer.eos_token_id
         self.end = self._end_of_turn()
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the tokens and the template: an adapter that learned with others reads something else here."""
+        return fingerprint([self.template, self.end, sorted(self.tokenizer.get_vocab().items())])
 
     def prompt(self, messages: Conversation) -> list[int]:
         """Tokens up to where the assistant begins to write: exactly `render`'s tokens for the same turns."""

@@ -190,9 +190,9 @@ def on_base(workspace: Workspace, base: Base, *names: str) -> list[Adapter]:
     """
     found = [workspace.adapter(name) for name in names]
     for adapter in found:
-        if adapter.base["hash"] != base.hash:
-            raise ModelError(f"{adapter} belongs to base {adapter.base['spec']} ({adapter.base['hash']}), not to "
-                             f"{base.spec} ({base.hash}): policy and reward model share one base")
+        if other := base.differs(adapter.base):
+            raise ModelError(f"{adapter} belongs to base {adapter.base['spec']} with another {other} than {base.spec}: "
+                             "policy and reward model share one base")
     return found
 
 
