@@ -54,6 +54,8 @@ def test_a_sample_takes_every_stratum_and_grows_without_changing():
     small, large = suites.sample(items, 10), suites.sample(items, 40)
     assert {i.id for i in small} <= {i.id for i in large} and 9 <= len(small) <= 11
     assert {i.stratum for i in small} == {"rare", "common"}
+    many = [Item(str(i), None, stratum="rare" if i < 50 else "common") for i in range(5000)]
+    assert sum(i.stratum == "rare" for i in suites.sample(many, 100)) == 25
     assert suites.sample(items, 10) == small != suites.sample(items, 10, seed=1)
     assert suites.sample(items, 0) == items == suites.sample(items, 100)
 

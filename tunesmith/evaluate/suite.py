@@ -161,7 +161,8 @@ class Section(TypedDict, total=False):
 
 
 def sample(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
-    """About `count` items, from every stratum its share (at least one), the same ones whoever asks; 0: all of them.
+    """About `count` items, from every stratum its share, the same ones whoever asks; 0: all of them. A small stratum
+    gives at least one, and half of what it would if all were of one size: the rare kind must be seen too.
 
     A larger sample holds the smaller one, so that more can be asked later and nothing is asked twice.
     """
@@ -172,7 +173,7 @@ def sample(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
         strata[item.stratum].append(item)
     chosen: set[str] = set()
     for found in strata.values():
-        share = max(1, round(count * len(found) / len(items)))
+        share = max(1, round(count * len(found) / len(items)), count // (2 * len(strata)))
         chosen |= {i.id for i in sorted(found, key=lambda i: _drawn(seed, i.cluster or i.id, i.id))[:share]}
     return [i for i in items if i.id in chosen]
 
