@@ -52,7 +52,7 @@ class Lengths:
 def test_a_sample_takes_every_stratum_and_grows_without_changing():
     items = [Item(str(i), None, stratum="rare" if i < 3 else "common") for i in range(100)]
     small, large = suites.sample(items, 10), suites.sample(items, 40)
-    assert {i.id for i in small} <= {i.id for i in large} and 9 <= len(small) <= 11
+    assert {i.id for i in small} <= {i.id for i in large} and 9 <= len(small) <= 12
     assert {i.stratum for i in small} == {"rare", "common"}
     many = [Item(str(i), None, stratum="rare" if i < 50 else "common") for i in range(5000)]
     assert sum(i.stratum == "rare" for i in suites.sample(many, 100)) == 25
