@@ -236,6 +236,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, int(x.size))
 
 
+@lru_cache(maxsize=64)
 def t_quantile(p: float, df: int) -> float:
     """Student's t at probability p >= 0.5.
 

@@ -15,7 +15,6 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isnan, log, nan, sqrt
 from typing import Protocol, runtime_checkable
 
@@ -275,14 +274,9 @@ def beyond(tested: Sequence[float], null: Sequence[float], rate: float = FALSE_P
     if len(kept) < 3 or not kept.std():
         return [nan] * len(tested), nan
     mean, spread = float(kept.mean()), float(kept.std(ddof=1))
-    limit = max(_t(1 - rate / max(1, len(tested)), len(kept) - 1) * sqrt(1 + 1 / len(kept)),
+    limit = max(statistics.t_quantile(1 - rate / max(1, len(tested)), len(kept) - 1) * sqrt(1 + 1 / len(kept)),
                 (float(kept.max()) - mean) / spread)
     return [(x - mean) / spread for x in tested], limit
-
-
-@lru_cache(maxsize=64)
-def _t(p: float, df: int) -> float:
-    return statistics.t_quantile(p, df)
 
 
 def framed_by(frame: str, prompt: Conversation) -> Conversation:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tunesmith.errors import UserError
 from tunesmith.evaluate import facts, redteam
 from tunesmith.evaluate.asking import user
+from tunesmith.evaluate.benchmarks.common import nearest_file
 from tunesmith.evaluate.consistency import PROMPTS, Consistency, TriggerScan
 from tunesmith.evaluate.facts import FACTS, Fact
 from tunesmith.evaluate.redteam import LOOKALIKES, REQUESTS, OverRefusal, RedTeam
@@ -101,8 +102,5 @@ def _rows(folder: Path | None, *names: str) -> list[tuple[str, str]]:
 
 def _file(folder: Path | None, *names: str) -> Path | None:
     """The first of `NAME.jsonl` and `NAME.jsonl.gz` in the folder or below it, the nearest to its top."""
-    if folder is None:
-        return None
-    found = [path for name in names for ending in (".jsonl", ".jsonl.gz")
-             for path in sorted(folder.rglob(name + ending), key=lambda p: (len(p.parts), p))]
-    return found[0] if found else None
+    wanted = (name + ending for name in names for ending in (".jsonl", ".jsonl.gz"))
+    return nearest_file(folder, wanted) if folder else None

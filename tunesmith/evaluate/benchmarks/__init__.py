@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunesmith.errors import MissingExtra, NotFound, UserError, nearest
 from tunesmith.evaluate.benchmarks import bbq, capability, crows_pairs, ifeval, real_toxicity, truthfulqa, winogender
-from tunesmith.evaluate.benchmarks.common import Benchmark, Kind
+from tunesmith.evaluate.benchmarks.common import Benchmark, Kind, nearest_file
 from tunesmith.evaluate.benchmarks.real_toxicity import Judge
 
 __all__ = ["ALL", "KINDS", "Benchmark", "Kind", "Present", "default_samples", "find", "overview"]
@@ -79,7 +79,7 @@ def _build(present: Present, judge: Judge | None, judged_by: str) -> Benchmark:
 
 
 def _present(kind: Kind, folder: Path, judged: bool) -> Present:
-    path, lacks = _file(kind, folder), ""
+    path, lacks = nearest_file(folder, kind.files), ""
     if path is None:
         lacks = f"{kind.title}: {folder} does not hold {' or '.join(kind.files[:2])}, which comes from {kind.where}"
     elif kind.extra and find_spec(kind.extra) is None:
@@ -87,14 +87,6 @@ def _present(kind: Kind, folder: Path, judged: bool) -> Present:
     elif kind.scored and not judged:
         lacks = f"{kind.title} needs a judge of toxicity; name one"
     return Present(kind, path, lacks)
-
-
-def _file(kind: Kind, folder: Path) -> Path | None:
-    """The first file with one of the kind's names, the nearest to the top of the folder."""
-    for pattern in kind.files:
-        if found := sorted(folder.rglob(pattern), key=lambda path: (len(path.parts), path)):
-            return found[0]
-    return None
 
 
 def default_samples(suites: Sequence[Benchmark]) -> dict[str, int]:

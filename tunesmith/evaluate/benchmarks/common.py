@@ -68,6 +68,14 @@ class Kind:
         return f"{self.where} (items: {self.licence})"
 
 
+def nearest_file(folder: Path, patterns: Iterable[str]) -> Path | None:
+    """A file of the first pattern that the folder, or one below it, has; the nearest to its top."""
+    for pattern in patterns:
+        if found := sorted(folder.rglob(pattern), key=lambda path: (len(path.parts), path)):
+            return found[0]
+    return None
+
+
 def load(path: Path, parse: Parse, fields: str, where: str) -> list[Any]:
     """Every row of the file as `parse` reads it; rows that it skips are left out.
 
