@@ -278,10 +278,7 @@ def _gold(run: Run) -> dict[str, Any]:
 
 def _runs(workspace: Workspace, name: str) -> Iterator[Run]:
     """The runs that led to an adapter, found through its lineage, the last one first."""
-    pending = [name]
-    while pending:
-        adapter = workspace.adapter(pending.pop())
-        pending += adapter.lineage.get("parents", {}).values()
+    for adapter in workspace.ancestry(workspace.adapter(name)):
         if "run" in adapter.lineage:
             yield workspace.run(adapter.lineage["run"])
 

@@ -87,16 +87,11 @@ def licences(workspace: Workspace, adapter: Adapter) -> dict[str, str]:
     """The licence of every dataset that an adapter and those before it learned from: "" where it was not said or the
     data are gone."""
     found: dict[str, str] = {}
-    pending = [adapter]
-    while pending:
-        one = pending.pop()
+    for one in workspace.ancestry(adapter):
         for name in one.lineage.get("data", {}):
             with suppress(NotFound):
                 found[name] = workspace.dataset(name).licence
             found.setdefault(name, "")
-        for parent in one.lineage.get("parents", {}).values():
-            with suppress(NotFound):
-                pending.append(workspace.adapter(parent))
     return dict(sorted(found.items()))
 
 

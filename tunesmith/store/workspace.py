@@ -352,6 +352,18 @@ class Workspace:
         except Damaged as e:
             raise ModelError(f"adapter {stem}@{path.name} is damaged: {e}; use another version or train again") from e
 
+    def ancestry(self, adapter: Adapter) -> Iterator[Adapter]:
+        """The adapter and everything that it was made from, each once; what is gone is left out."""
+        seen, pending = set(), [adapter]
+        while pending:
+            one = pending.pop()
+            if str(one) in seen:
+                continue
+            seen.add(str(one))
+            yield one
+            parents = map(self.find_adapter, one.lineage.get("parents", {}).values())
+            pending += [parent for parent in parents if parent]
+
     def find_adapter(self, name: str) -> Adapter | None:
         """As `adapter`, without a look at its files, and as quick among a thousand; None if there is none."""
         stem, version = split_version(name)
