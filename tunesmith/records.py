@@ -177,14 +177,50 @@ class Labeler(Record):
     role: str = "labeler"
 
 
+Reaction = Literal["thumb", "rating", "copy", "regenerate", "edit", "select_variant", "follow_up", "abandon",
+                   "complaint", "report", "dwell_ms", "code_run_ok", "ticket_resolved"]
+"""What a user may do with an answer, and the value that says it:
+
+    thumb           1 up, 0 down
+    rating          0 (worst) to 1 (best)
+    copy            the share of the answer that was copied, above 0 up to 1
+    regenerate      the id of the interaction whose answer took this one's place
+    edit            the answer as the user changed it
+    select_variant  ids of the interactions that were shown together, in the order on the page; this one was chosen
+    follow_up       the id of the interaction that continues the conversation behind this answer
+    abandon         "", or how: "disconnected" while it was being written
+    complaint  report   the user's words, or ""
+    dwell_ms        how long the answer was looked at
+    code_run_ok  ticket_resolved   1 yes, 0 no
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Interaction(Record):
-    """One logged exchange with a served model and what the user did next."""
+    """One logged exchange with a served model and what the user did next. Texts are scrubbed of personal data.
+
+    `events` are `{"type", "value", "at", "id"}` in the order they were stored: the type is a `Reaction`, `at` when it
+    happened, `id` the client's own, so that one sent twice counts once.
+    `conversation` and `turn` (answers before this one) say where it belongs, `user` is a pseudonym, "" if unknown.
+    `source` is where it was logged: "serve", "langfuse" and the like. `consent` is why it may be kept: "asked" (the
+    request said so), "notice" (the service logs unless one declines), "imported", "simulated".
+    `holdout` traffic never feeds training. `propensity` is the probability with which traffic was given to `arm`, the
+    part of a split that `answer.model` stands for ("" without a split).
+    """
 
     id: str
     messages: Conversation
     answer: Answer
     events: tuple[Mapping[str, Any], ...] = ()
+    conversation: str = ""
+    turn: int = 0
+    user: str = ""
+    source: str = ""
+    created: str = ""
+    consent: str = ""
+    holdout: bool = False
+    propensity: float = 1.0
+    arm: str = ""
 
 
 def _identity(x: Any) -> Any:

@@ -1,6 +1,7 @@
 """The tables of a workspace's database, the same on SQLite and PostgreSQL.
 
-What people judged is append-only: nothing here is ever deleted, a change is a new row. Migrations are in migrations/.
+What people judged is append-only: nothing of it is ever deleted, a change is a new row. What users of a served model
+said is theirs: it goes when its time is over, or when they ask. Migrations are in migrations/.
 """
 
 from __future__ import annotations
@@ -358,3 +359,45 @@ once = sa.Table(
     sa.Column("again", sa.Boolean, nullable=False),  # the client said that it was sending it again
     sa.Column("created", sa.String(32), nullable=False),
     sa.Index(None, "mark", "created"))
+
+# ---- what users of served models said and did
+
+interactions = sa.Table(
+    "interactions", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("conversation", sa.String(128), nullable=False),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("user", sa.String(64), nullable=False),  # a pseudonym; "" unknown
+    sa.Column("model", sa.String(300), nullable=False),
+    sa.Column("source", sa.String(64), nullable=False),
+    sa.Column("holdout", sa.Boolean, nullable=False),
+    sa.Column("asked", sa.String(16), nullable=False),  # keyed digests of the conversation before the answer, and with
+    sa.Column("said", sa.String(16), nullable=False),  # it: they link a new answer and a next turn; "" do not link
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("expires", sa.String(32), nullable=False),  # "" never
+    sa.Index(None, "user"),
+    sa.Index(None, "conversation"),
+    sa.Index(None, "asked"),
+    sa.Index(None, "said"),
+    sa.Index(None, "expires"))
+
+interaction_events = sa.Table(
+    "interaction_events", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("interaction_seq", sa.Integer, sa.ForeignKey("interactions.seq"), nullable=False),
+    sa.Column("id", sa.String(128), nullable=False),  # made by the client: said twice, it is stored once
+    sa.Column("type", sa.String(32), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.UniqueConstraint("interaction_seq", "id"))
+
+interaction_uses = sa.Table(
+    "interaction_uses", metadata,  # what was made from which interactions; it stays when these are gone
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("dataset", sa.String(64), nullable=False),  # a dataset or a set of answer groups
+    sa.Column("interaction", sa.String(128), nullable=False),
+    sa.Column("erased", sa.String(32), nullable=False, server_default=""),  # when its user asked for that
+    sa.UniqueConstraint("dataset", "interaction"),
+    sa.Index(None, "interaction"))
