@@ -68,6 +68,7 @@ def test_a_rubric_from_a_file_judges_and_a_language_model_tries(shop, tmp_path):
     rubric.write_text('name = "Short"\n[[item]]\nname = "short"\nmax_words = 100\n')
     made = evaluation.evaluate(shop, settings(prompts="prompts", judge=str(rubric), name="rubric"))
     assert made.report["judge"]["name"] == "rubric Short" and made.report["preferences"][0]["tie_rate"]["value"] == 1
+    assert [m["metrics"]["short"]["value"] for m in made.report["models"]] == [1, 1], "how often each rule is kept"
     guidelines = tmp_path / "guidelines.md"
     guidelines.write_text("Be brief.")
     with pytest.raises(UserError, match=r"no\.md: "):

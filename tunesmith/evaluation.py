@@ -145,7 +145,10 @@ def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt],
     rewarded = _rewards(shop, settings.reward, prompts, drawn)
 
     def checks(prompt: Prompt, answer: str) -> Mapping[str, float | bool | None]:
-        found = dict(who.checks(prompt, answer)) if isinstance(who, Judge) and who.checks else {}
+        if isinstance(who, Judge):
+            found = dict(who.checks(prompt, answer)) if who.checks else {}
+        else:
+            found = who.checks(prompt, answer)
         return {**found, "reward": rewarded[prompt.id, answer]} if rewarded else found
 
     notes = ["KL is in nats per answer from the model that training began from, on the model's own answers."]

@@ -48,6 +48,10 @@ class Pairwise:
         """Whether no person was involved."""
         return self.judge is not None
 
+    def checks(self, prompt: Prompt, answer: str) -> dict[str, float | bool | None]:
+        """What else it can say of one answer without asking anybody: which of a written rubric's rules are kept."""
+        return {**self.judge.rubric.kept(prompt, answer)} if isinstance(self.judge, RubricJudge) else {}
+
 
 def find(shop: Shop, spec: str, *, asks: str = "", guidelines: str = "") -> Pairwise | None:
     """The judge of pairs of that name; None where the name is that of a scorer.

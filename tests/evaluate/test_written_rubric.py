@@ -10,7 +10,8 @@ from tunesmith.evaluate.checklist import ChecklistJudge, RubricJudge, checked, w
 from tunesmith.evaluate.rubric import RULES, parse
 from tunesmith.records import Answer, Message, Prompt
 
-RATE = Prompt((Message("user", "What is the rate?"),), "rates", facts={"rate": "7.15"})
+RATE = Prompt((Message("user", "What is the rate?"),), "rates",
+              facts={"rate": "7.15", "both": ["7.15", "36 months"], "wrong": ["6.25", "5.85"]})
 OTHER = Prompt((Message("user", "Hello"),), "smalltalk")
 
 
@@ -36,6 +37,8 @@ class Answering:
     ('contains_any = ["yes", "no"]', "No.", "maybe"),
     ('not_contains = ["sorry"]', "fine", "I am SORRY"),
     ('contains_fact = "rate"', "It is 7.15%.", "It is 17.15% or 7.150."),
+    ('contains_fact = "both"', "7.15% for 36 months", "7.15% for 360 months"),
+    ('not_contains_fact = "wrong"', "It is 7.15%.", "It is 7.15% or 5.85%."),
     (r"regex = '\d+\.\d\d%'", "7.15% it is", "7.1%"),
     (r"not_regex = '(?i)guarantee'", "no promise", "Guaranteed!"),
     ("max_words = 3", "one two three", "one two three four"),
@@ -79,6 +82,12 @@ def test_weights_domains_and_facts(tmp_path):
     assert [v.outcome for v in verdicts] == [1.0, 0.5, 0.5]
     assert verdicts[0].reason == "only the first: rate; only the second: short"
     assert np.isnan(judge.marks([OTHER], ["x"])[0, 0])
+
+
+def test_which_rules_an_answer_keeps_is_said_without_asking_anybody(tmp_path):
+    found = rubric(tmp_path, TWO + '[[item]]\nname = "kind"\nquestion = "Is it kind?"\n')
+    assert found.kept(RATE, "Six percent") == {"rate": False, "short": True}
+    assert found.kept(OTHER, "7.15") == {"rate": None, "short": True}
 
 
 @pytest.mark.parametrize("text,what", [

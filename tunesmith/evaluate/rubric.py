@@ -74,6 +74,11 @@ class Rubric:
         """Whether a language model has to be asked."""
         return any(i.kind == QUESTION for i in self.items)
 
+    def kept(self, prompt: Prompt, answer: str) -> dict[str, bool | None]:
+        """Each rule's item by name: whether the answer meets it, None where it does not apply. Questions are left
+        out."""
+        return {i.name: i.rule(prompt, answer) if i.applies(prompt) else None for i in self.items if i.rule}
+
 
 # ---- the file
 
@@ -177,25 +182,37 @@ def _not_empty(value: Any) -> Rule:
     return lambda prompt, answer: bool(answer.strip())
 
 
-def _contains_fact(value: Any) -> Rule:
+def _fact(value: Any, wanted: bool) -> Rule:
+    """Whether every text of a prompt's fact (one, or a list) is in the answer; or, not `wanted`, none of them."""
     if not isinstance(value, str) or not value:
         raise ValueError("the name of a fact of the prompts")
 
     def holds(prompt: Prompt, answer: str) -> bool | None:
         fact = prompt.facts.get(value)
-        if fact in (None, ""):
+        if fact in (None, "", []):
             return None
-        whole = rf"(?<!\w){re.escape(str(fact).casefold())}(?!\w)"  # 7.1 is not in 17.15
-        return re.search(whole, answer.casefold()) is not None
+        each = fact if isinstance(fact, list) else [fact]
+        whole = (rf"(?<!\w){re.escape(str(text).casefold())}(?!\w)" for text in each)  # 7.1 is not in 17.15
+        return all((re.search(pattern, answer.casefold()) is not None) == wanted for pattern in whole)
 
     return holds
+
+
+def _contains_fact(value: Any) -> Rule:
+    return _fact(value, wanted=True)
+
+
+def _not_contains_fact(value: Any) -> Rule:
+    return _fact(value, wanted=False)
 
 
 RULES: dict[str, tuple[Callable[[Any], Rule], str]] = {
     "contains": (_contains, "all of these texts, whatever the case"),
     "contains_any": (_contains_any, "at least one of these texts"),
     "not_contains": (_not_contains, "none of these texts"),
-    "contains_fact": (_contains_fact, "the value of this fact of the prompt; does not apply where the prompt has none"),
+    "contains_fact": (_contains_fact, "the value of this fact of the prompt, or each of a list; does not apply where "
+                      "the prompt has none"),
+    "not_contains_fact": (_not_contains_fact, "not the value of this fact of the prompt, nor one of a list"),
     "regex": (_regex, "a place that matches"),
     "not_regex": (_not_regex, "no place that matches"),
     "max_words": (_max_words, "at most so many words"),
