@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from tunesmith import cli
+from tunesmith.commands import steps
 from tunesmith.records import Ranking
 from tunesmith.store.workspace import Workspace
 
@@ -229,4 +230,4 @@ def test_settings_come_from_a_file_and_flags_win(base: Path, root: Path, capsys:
     ({"pairs": 0, "accuracy": {"value": None, "low": 0.0, "high": 1.0, "n": 0}}, "held-out: nothing to judge by"),
     ({"labels": 4, "auc": 0.75}, "held-out AUC: 0.750")])
 def test_a_held_out_part_that_tells_nothing_says_so(found: dict, says: str) -> None:
-    assert cli._held_out(found) == says
+    assert steps.held_out(found) == says

@@ -16,7 +16,7 @@ PACKAGE = Path(tunesmith.__file__).parent
 FLOORS = [
     {"", "errors", "records", "contracts", "settings", "statistics"},  # "" is the package itself: its version
     {"ops", "store", "feedback"},
-    {"model"},
+    {"model", "data"},
     {"train", "evaluate"},
     {"service", "cluster"},
     {"shop", "judgements", "terminal"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"evaluation", "library", "watching"},
     {"rounds"},
     {"quickstart", "migrate"},
-    {"cli", "doctor", "__main__"},
+    {"cli", "commands", "doctor", "__main__"},
 ]
 FLOOR = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 HEAVY = ("torch", "transformers", "peft", "pyarrow", "alembic")

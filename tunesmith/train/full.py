@@ -18,7 +18,8 @@ from torch import nn
 from tunesmith.errors import ModelError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
-from tunesmith.settings import READ_BY, Lora, RewardSettings, SftSettings
+from tunesmith.settings import Lora, RewardSettings, SftSettings
+from tunesmith.settings.common import READ_BY
 from tunesmith.store.workspace import Adapter, Run
 
 Chosen = TypeVar("Chosen", SftSettings, RewardSettings)

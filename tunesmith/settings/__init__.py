@@ -1,0 +1,19 @@
+"""One small typed model per command; TOML file and flags fill it, flags win. Imports no torch.
+
+A key that no field knows dies naming the nearest one. Nothing here rewrites another value:
+derived numbers are plain functions next to their use.
+"""
+
+from tunesmith.settings.common import AdapterKind, Consensus, Lora, Optimization, Settings
+from tunesmith.settings.data import CollectSettings, ImportSettings, MigrateSettings
+from tunesmith.settings.evaluation import EvaluateSettings, QuickstartSettings
+from tunesmith.settings.library import MergeSettings, TransferSettings
+from tunesmith.settings.preference import PreferSettings
+from tunesmith.settings.serving import Served, ServeSettings, StudioSettings, WorkSettings
+from tunesmith.settings.training import PpoSettings, RewardSettings, SftSettings
+
+__all__ = [
+    "AdapterKind", "CollectSettings", "Consensus", "EvaluateSettings", "ImportSettings", "Lora", "MergeSettings",
+    "MigrateSettings", "Optimization", "PpoSettings", "PreferSettings", "QuickstartSettings", "RewardSettings",
+    "ServeSettings", "Served", "Settings", "SftSettings", "StudioSettings", "TransferSettings", "WorkSettings",
+]
