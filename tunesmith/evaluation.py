@@ -166,7 +166,7 @@ def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt],
           for m in drawn if m != "base"}
     return comparison, {
         "judge": {"name": who.label, "kind": who.kind, "simulated": who.simulated}, "notes": notes, "kl": kl,
-        "metrics": (*(who.metrics if isinstance(who, Judge) else ()), REWARD)}
+        "metrics": (*who.metrics, REWARD)}
 
 
 def _text(path: str) -> str:

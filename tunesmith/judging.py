@@ -22,6 +22,7 @@ from tunesmith.evaluate.checklist import ChecklistJudge, RubricJudge
 from tunesmith.evaluate.judges import ModelJudge, PairJudge, about, play
 from tunesmith.evaluate.outcomes import Outcomes
 from tunesmith.evaluate.people import Judged, for_people, from_rankings
+from tunesmith.evaluate.report import Metric
 from tunesmith.records import Answer, Prompt, fingerprint
 from tunesmith.service.remote import RemoteEngine
 from tunesmith.shop import Shop, engine_of
@@ -51,6 +52,12 @@ class Pairwise:
     def checks(self, prompt: Prompt, answer: str) -> dict[str, float | bool | None]:
         """What else it can say of one answer without asking anybody: which of a written rubric's rules are kept."""
         return {**self.judge.rubric.kept(prompt, answer)} if isinstance(self.judge, RubricJudge) else {}
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What the checks mean: the more answers keep a rule the better."""
+        rules = self.judge.rubric.items if isinstance(self.judge, RubricJudge) else ()
+        return tuple(Metric(item.name, item.name, "%", "higher") for item in rules if item.rule)
 
 
 def find(shop: Shop, spec: str, *, asks: str = "", guidelines: str = "") -> Pairwise | None:
