@@ -295,6 +295,52 @@ def auc(scores: ArrayLike, positive: ArrayLike) -> float:
     return float((ranks(s)[yes].sum() - p * (p + 1) / 2) / (p * n)) if p and n else nan
 
 
+def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[object], *, level: float = 0.95
+                 ) -> Interval:
+    """`auc` with an interval for items that come in clusters, such as the pairs of one prompt (Obuchowski 1997, eq. 5).
+
+    `n` is the number of clusters. The ends are 0 and 1 where one kind is missing or there is only one cluster.
+    """
+    s, y = _same_items(scores, positive)
+    yes, value = y > 0.5, auc(scores, positive)
+    _, which = np.unique(np.array([str(c) for c in clusters]), return_inverse=True)
+    m = int(which.max(initial=-1)) + 1
+    if m < 2 or value != value:
+        return Interval(value, 0.0, 1.0, m)
+    above = np.empty(s.size)  # how often an item stands on its own kind's side of the other kind's items
+    above[yes] = _below(s[~yes], s[yes])
+    above[~yes] = 1 - _below(s[yes], s[~yes])
+    pull = (above - value) / np.where(yes, yes.sum(), (~yes).sum())
+    half = _z(level) * sqrt(m / (m - 1) * float((np.bincount(which, pull, m) ** 2).sum()))
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), m)
+
+
+def _below(among: Floats, x: Floats) -> Floats:
+    """The share of `among` that is below each x, ties half."""
+    ordered = np.sort(among)
+    return (np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right")) / (2 * max(1, among.size))
+
+
+def isotonic(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> tuple[Floats, Floats]:
+    """The rising step function closest to y in weighted squares (pool adjacent violators; Ayer et al. 1955).
+
+    Returns the distinct x, ascending, and the level at each. nan and empty input are the caller's business.
+    """
+    a, b = _same_items(x, y)
+    w = np.ones_like(a) if weights is None else _same_items(weights, a)[0]
+    places, which = np.unique(a, return_inverse=True)
+    total = np.bincount(which, w)
+    levels: list[list[float]] = []  # [level, weight, places] of the blocks so far
+    for level, weight in zip(np.bincount(which, w * b) / total, total, strict=True):
+        levels.append([float(level), float(weight), 1])
+        while len(levels) > 1 and levels[-2][0] >= levels[-1][0]:
+            level2, weight2, n2 = levels.pop()
+            level1, weight1, n1 = levels.pop()
+            both = weight1 + weight2
+            levels.append([(level1 * weight1 + level2 * weight2) / both, both, n1 + n2])
+    return places, np.repeat([b[0] for b in levels], [int(b[2]) for b in levels])
+
+
 def _z(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
