@@ -21,7 +21,7 @@ FLOORS = [
     {"service", "cluster"},
     {"shop", "judgements", "terminal"},
     {"judging"},
-    {"evaluation", "library", "watching"},
+    {"evaluation", "library", "mining", "mixing", "objectives", "watching"},
     {"rounds"},
     {"quickstart", "migrate"},
     {"cli", "commands", "doctor", "__main__"},

@@ -19,6 +19,7 @@ from tunesmith.feedback.consensus import agree
 from tunesmith.feedback.expressions import Ungraded
 from tunesmith.feedback.grading import Question, Reply
 from tunesmith.judgements import agreed, comparisons, label_noise
+from tunesmith.objectives import objective, rule_based
 from tunesmith.records import AnswerGroup, Demonstration
 from tunesmith.settings import (
     CollectSettings,
@@ -101,17 +102,19 @@ def collect(shop: Shop, settings: CollectSettings) -> int:
     """
     name = settings.name or settings.prompts
     have = {g.prompt.id for g in shop.workspace.groups(name)} if name in set_names(shop.workspace) else set()
-    prompts = [p for p in limited(shop.workspace.dataset(settings.prompts), settings.limit) if p.id not in have]
+    prompts = limited(shop.workspace.dataset(settings.prompts), settings.limit)
     engine = _remote(shop.workspace, settings) if settings.endpoint else engine_of(
         shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     total = 0
     with shop.progress("collect") as progress:
         for start in range(0, len(prompts), settings.batch):
-            part = prompts[start:start + settings.batch]
+            part = [p for p in prompts[start:start + settings.batch] if p.id not in have]
+            if not part:  # asked before this was stopped; each batch has a seed of its own, so the rest stays the same
+                continue
             sampling = Sampling(settings.max_tokens, settings.temperature, settings.top_p, seed=settings.seed + start)
             answers = engine.sample([p.messages for p in part], sampling, n=settings.answers, model=settings.model)
             total += shop.workspace.add_groups(name, [AnswerGroup(p, tuple(a)) for p, a in zip(part, answers)])
-            progress(start + len(part), len(prompts), {})
+            progress(min(start + settings.batch, len(prompts)), len(prompts), {})
     return total
 
 
@@ -155,22 +158,23 @@ def ppo(shop: Shop, settings: PpoSettings, resume: Run | None = None) -> Adapter
     base = shop.base_of(settings.policy, "", settings)
     watch = monitor(shop, base, settings)
     with shop.progress("ppo") as progress:
-        return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress, monitor=watch)
+        return trainer.train(shop.workspace, base, settings, resume=resume, progress=progress, monitor=watch,
+                             objective=objective(shop, base, settings))
 
 
 def prefer(shop: Shop, settings: PreferSettings, resume: Run | None = None) -> Adapter:
     """Rankings or thumbs, or a reward model or a grader -> a better policy, without a value function."""
     from tunesmith.train import dpo, grpo, kto
 
-    if settings.grader:  # the run must not depend on a file that may change
+    if settings.grader and not settings.grader.endswith(".toml"):  # the run must not depend on a file that may change
         settings = settings.model_copy(update={"grader": json.dumps(_grader_spec(settings.grader))})
     base = shop.base_of(settings.policy, "", settings)
-    scoring = _scoring(shop.workspace, base, settings) if settings.grader else None
+    scoring = _scoring(shop, base, settings) if settings.grader else None
     watch = monitor(shop, base, settings) if settings.method in ("grpo", "rloo") else None
     with shop.progress(settings.method) as progress:
         if settings.method in ("grpo", "rloo"):
             return grpo.train(shop.workspace, base, settings, scoring=scoring, resume=resume, progress=progress,
-                              monitor=watch)
+                              monitor=watch, objective=objective(shop, base, settings))
         found = agreed(shop.workspace, settings)
         known: dict[str, Any] = {"about": found.about, "resume": resume, "progress": progress}
         if settings.method == "kto":
@@ -193,17 +197,20 @@ def _grader_spec(grader: str) -> Any:
         raise DataError(f"is not JSON: {e}", grader[:80]) from e
 
 
-def _scoring(workspace: Workspace, base: Base, settings: PreferSettings) -> Scoring:
+def _scoring(shop: Shop, base: Base, settings: PreferSettings) -> Scoring:
     """The judge of `prefer --grader`. Model graders ask adapters on the same base, or the bare base, or endpoints.
 
     Raises:
         GraderError: no grader, or a model that nobody here answers for.
-        DataError: a row of the prompts lacks a field that the grader reads.
+        DataError: a row of the prompts lacks a field that the grader reads; or no rubric.
     """
+    if settings.grader.endswith(".toml"):
+        return rule_based(shop, settings)
     from tunesmith.feedback.graders import GraderScorer, check_rows, parse
     from tunesmith.service import graders
     from tunesmith.train.grpo import Scoring
 
+    workspace = shop.workspace
     grader = parse(json.loads(settings.grader))
     check_rows(grader, limited(workspace.dataset(settings.prompts), 0), settings.prompts)
     served = {name for a in workspace.adapters() if a.role == "policy" and a.base["hash"] == base.hash

@@ -80,6 +80,13 @@ class RubricJudge:
         """
         return self._scores([prompt] * len(answers), answers)
 
+    def shares(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        """Of each answer to its prompt the weighted share of items met; nan where none applies or could be read."""
+        table = self.marks(prompts, answers)
+        weight_AI = np.where(np.isnan(table), 0.0, [i.weight for i in self.rubric.items])
+        met_A, total_A = (np.nan_to_num(table) * weight_AI).sum(1), weight_AI.sum(1)
+        return [met / total if total else nan for met, total in zip(met_A.tolist(), total_A.tolist())]
+
     def compare(self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str],
                 progress: Told | None = None) -> list[Verdict]:
         """A verdict for each pair, with the items that decide it; None where no item could be judged for both."""

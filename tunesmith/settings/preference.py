@@ -53,8 +53,8 @@ class PreferSettings(Optimization):
     desirable_weight: float = _only("kto", 1.0, "lambda of good answers", ge=0)
     undesirable_weight: float = _only("kto", 1.0, "lambda of bad ones; balance the two if thumbs are uneven", ge=0)
     reward: str = _only("grpo, rloo", "", "a reward model on the same base")
-    grader: str = _only("grpo, rloo", "", "instead of a reward model: a JSON file with a grader as OpenAI's; "
-                        "{{item.x}} is field x of the prompt's row")
+    grader: str = _only("grpo, rloo", "", "instead of a reward model: a JSON file with a grader as OpenAI's "
+                        "({{item.x}} is field x of the prompt's row), or a written rubric's FILE.toml")
     endpoint: str = _only("grpo, rloo", "", "the OpenAI-compatible server whose models a score_model or label_model "
                           "grader asks: its address (https://HOST/v1), or a name that the studio knows")
     key: str = _only("grpo, rloo", "", "the environment variable with that server's key, such as OPENAI_API_KEY")
@@ -112,7 +112,7 @@ class PreferSettings(Optimization):
         if self.pessimism and not self.reward:
             raise SettingsError("--pessimism is for a reward model with several heads (--reward), not for --grader")
         check_gold(self.gold, self.gold_prompts, self.reward)
-        check_objective(self.also, self.subject_to, self.asks, self.reward)
+        check_objective(self.also, self.subject_to, self.asks, self.reward or self.grader)
         if self.method in ("grpo", "rloo") and self.epochs % 1:
             raise SettingsError(f"--epochs of {self.method} are whole passes over an update's answers, not "
                                 f"{self.epochs}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from tunesmith.ops import advantages, logprobs, losses
 from tunesmith.records import Prompt, fingerprint
 from tunesmith.settings import PreferSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.train.constraint import NOTHING, Objective, Said
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.ppo import encode, final_scores, fits, minibatches, update_seed
@@ -58,6 +60,7 @@ class Roles:
     engine: LocalEngine
     reward: RewardModel | Scoring
     learner: Learner
+    objective: Objective = NOTHING
     samples: Samples | None = None
 
 
@@ -79,8 +82,11 @@ class Samples:
 
 
 def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring: Scoring | None = None,
-          resume: Run | None = None, progress: Progress | None = None, monitor: Monitor | None = None) -> Adapter:
+          resume: Run | None = None, progress: Progress | None = None, monitor: Monitor | None = None,
+          objective: Objective = NOTHING) -> Adapter:
     """Improve `settings.policy` against `settings.reward`, or against `scoring`, by comparing answers to one prompt.
+
+    `objective` holds what else counts, and bounds that must hold.
 
     Raises:
         ModelError: the adapters belong to another base.
@@ -94,13 +100,14 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring
     rows = list(data.rows())
     encoded = [base.chat.prompt(p.messages) for p in rows]
     roles = attach(base, start.path, scoring or judges[0].path, settings)
-    slots = ("policy", *(["reward"] if judges else []))
+    roles.objective = objective
+    slots = ("policy", *(["reward"] if judges else []), *objective.slots)
     prompts, skipped = encode(base, encoded, settings.max_tokens, slots)
     rows = [p for p, tokens in zip(rows, encoded) if fits(base, tokens, settings.max_tokens, slots)]
     settings = settle(settings, base, "policy", resume)
     roles.learner.budget = settings.micro_tokens
-    parents = {"policy": str(start), **({"reward": str(judges[0])} if judges else {})}
-    inputs = {"prompts": data.fingerprint, **parents, "base": base.hash,
+    parents = {"policy": str(start), **({"reward": str(judges[0])} if judges else {}), **objective.parents}
+    inputs = {"prompts": data.fingerprint, **parents, "base": base.hash, **objective.inputs,
               **({"grader": fingerprint(dict(scoring.about))} if scoring else {})}
     with session(workspace, base, "prefer", settings, inputs, settings.updates, resume, progress, roles.learner) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped, **(dict(scoring.about) if scoring else {})}
@@ -114,10 +121,12 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring
 
         def checkpoint(folder: Path) -> None:
             roles.learner.save(folder, "policy")
+            objective.save(folder)
             watched.save(folder)
 
         def go_on(folder: Path) -> None:
             roles.learner.load(folder, "policy")
+            objective.load(folder)
             watched.load(folder)
 
         done = run.resume(go_on)
@@ -136,6 +145,7 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, *, scoring
                 break
         if scoring:
             run.summary["grader_errors"] = ungraded(run.run.metrics())
+        run.summary |= objective.summary(run.run.metrics())
         watched.keep_best()
         return publish()
 
@@ -180,7 +190,9 @@ def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], settings: P
     """
     samples = collect(base, roles, prompts, settings, update, rows)
     roles.samples = samples
-    advantages_GK, reported = credit(samples, settings)
+    said = roles.objective.hear(base, samples.trees, rows)
+    advantages_GK, reported = credit(samples, settings, roles.objective, said)
+    reported |= roles.objective.learn(said)
     outside = roles.reward if isinstance(roles.reward, Scoring) else None
     if outside:
         reported |= outside.figures()
@@ -233,9 +245,11 @@ def tokenwise(base: Base, slot: str, trees: Sequence[Tree], settings: PreferSett
     return tuple(out)
 
 
-def credit(samples: Samples, settings: PreferSettings) -> tuple[Tensor, dict[str, float]]:
+def credit(samples: Samples, settings: PreferSettings, objective: Objective = NOTHING,
+           said: Said = MappingProxyType({})) -> tuple[Tensor, dict[str, float]]:
     """Advantages [G, K] of whole answers, and the figures that are reported per update."""
     scores_GK = final_scores(samples.scores_GK, samples.finished_GK, settings.no_eos, settings.no_eos_score)
+    scores_GK = objective.combine(scores_GK, said)
     lengths = [len(a) for t in samples.trees for a in t.answers]
     old_N = torch.cat(samples.old)
     rewards_GK, kl = scores_GK, {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from tunesmith.records import Prompt
 from tunesmith.settings import PpoSettings
 from tunesmith.store.workspace import Adapter, Run, Workspace
 from tunesmith.train import sft
+from tunesmith.train.constraint import NOTHING, Objective, Said
 from tunesmith.train.learner import Learner, indices, mean
 from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.rollouts import Rollouts, Value, check_heads, collect
@@ -49,12 +51,16 @@ class Roles:
     policy_learner: Learner
     value_learner: Learner
     controller: advantages.KlController
+    objective: Objective = NOTHING
     rollouts: Rollouts | None = None
 
 
 def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Run | None = None,
-          progress: Progress | None = None, monitor: Monitor | None = None) -> Adapter:
+          progress: Progress | None = None, monitor: Monitor | None = None,
+          objective: Objective = NOTHING) -> Adapter:
     """Improve `settings.policy` against `settings.reward` without straying from where it started.
+
+    `objective` holds what else counts, and bounds that must hold.
 
     Raises:
         ModelError: the adapters belong to another base.
@@ -65,7 +71,8 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     start, judge = on_base(workspace, base, settings.policy, settings.reward)
     data = dataset(workspace, settings.prompts, "prompts")
     roles = attach(base, start.path, judge.path, settings)
-    slots = "policy", "reward", roles.value.slot
+    roles.objective = objective
+    slots = "policy", "reward", roles.value.slot, *objective.slots
     rows = list(data.rows())
     encoded = [base.chat.prompt(p.messages) for p in rows]
     prompts, skipped = encode(base, encoded, settings.max_tokens, slots)
@@ -76,14 +83,14 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
     settings = settle(settings, base, "policy", resume)
     roles.policy_learner.budget = settings.micro_tokens
     inputs = {"prompts": data.fingerprint, "policy": str(start), "reward": str(judge), "base": base.hash,
-              **({"ptx": ptx.fingerprint} if ptx else {})}
+              **({"ptx": ptx.fingerprint} if ptx else {}), **objective.inputs}
     learners = roles.policy_learner, roles.value_learner
     with session(workspace, base, "ppo", settings, inputs, settings.updates, resume, progress, *learners) as run:
         run.summary = {"prompts": len(prompts), "skipped": skipped}
 
         def publish(step: int = 0) -> Adapter:
             return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                               sources, {"policy": str(start), "reward": str(judge)}, step)
+                               sources, {"policy": str(start), "reward": str(judge), **objective.parents}, step)
 
         run.publish_every(settings.snapshots, publish)
         watched = Watched(monitor, run, roles.policy_learner.parameters)
@@ -102,7 +109,7 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
         for update in range(done, settings.updates):
             chosen = indices(len(prompts), settings.seed, update * settings.episodes, settings.episodes)
             asked = [rows[i] for i in chosen]
-            metrics, work = step(base, roles, [prompts[i] for i in chosen], mixed, settings, update)
+            metrics, work = step(base, roles, [prompts[i] for i in chosen], mixed, settings, update, asked)
             metrics, stop = watched.observe(update + 1, metrics, partial(view, roles, asked, settings))
             if settings.max_kl and metrics["kl"] > settings.max_kl:
                 stop = stop or f"KL {metrics['kl']:.2f} passed max_kl"
@@ -110,6 +117,7 @@ def train(workspace: Workspace, base: Base, settings: PpoSettings, *, resume: Ru
             run.end_step(update + 1, metrics, checkpoint, work, stop)
             if stop:
                 break
+        run.summary |= objective.summary(run.run.metrics())
         watched.keep_best()
         return publish()
 
@@ -172,12 +180,17 @@ def attach(base: Base, start: Path, judge: Path, settings: PpoSettings) -> Roles
 
 
 def step(base: Base, roles: Roles, prompts: Sequence[Sequence[int]], mixed: Sequence[Tree], settings: PpoSettings,
-         update: int) -> tuple[dict[str, float], Work]:
-    """One update: roll out, estimate advantages, several passes of minibatches. Returns metrics and what it took."""
+         update: int, asked: Sequence[Prompt] = ()) -> tuple[dict[str, float], Work]:
+    """One update: roll out, estimate advantages, several passes of minibatches. Returns metrics and what it took.
+
+    `asked` are the prompts as records, for an objective that wants them.
+    """
     rollouts = collect(roles.engine, prompts, roles.reward, roles.value, drawn(settings), version=update,
                        recompute=settings.old_logprobs == "recompute", layout=settings.layout)
     roles.rollouts = rollouts
-    table, reported = credit(rollouts, price(roles, settings, update), settings)
+    said = roles.objective.hear(base, rollouts.trees, asked)
+    table, reported = credit(rollouts, price(roles, settings, update), settings, roles.objective, said)
+    reported |= roles.objective.learn(said)
     learned: list[dict[str, float]] = []
     taught: list[Tree] = []
     beside: list[Tree] = []
@@ -230,12 +243,15 @@ class Credit:
     returns_BT: Tensor
 
 
-def credit(rollouts: Rollouts, coefficient: float, settings: PpoSettings) -> tuple[Credit, dict[str, float]]:
-    """Scores and KL to rewards, rewards to advantages; and the figures that are reported per update."""
+def credit(rollouts: Rollouts, coefficient: float, settings: PpoSettings, objective: Objective = NOTHING,
+           said: Said = MappingProxyType({})) -> tuple[Credit, dict[str, float]]:
+    """Scores, what else was said of the answers, and KL to rewards; rewards to advantages; and the figures that are
+    reported per update."""
     mask = rollouts.mask_BT
     kl_BT = advantages.k1(rollouts.logprobs_BT, rollouts.reference_BT).masked_fill(~mask, 0.0)
     scores_B = final_scores(rollouts.scores_B, rollouts.finished_B, settings.no_eos, settings.no_eos_score)
-    rewards_BT = advantages.shape(kl_BT, scores_B, mask, coefficient)
+    scores_B, scale = objective.combine(scores_B, said), objective.scale
+    rewards_BT = advantages.shape(kl_BT, scores_B / scale, mask, coefficient / scale)
     if settings.whiten_rewards:
         rewards_BT = advantages.normalize(rewards_BT, mask, center=False)
     advantages_BT, returns_BT = advantages.gae(rewards_BT, rollouts.values_BT, mask, settings.gamma, settings.lam)
@@ -309,6 +325,7 @@ def save(folder: Path, roles: Roles) -> None:
     """Everything that changes: both learners and the KL coefficient. The frozen roles reload from the workspace."""
     roles.policy_learner.save(folder, "policy")
     roles.value_learner.save(folder, "value")
+    roles.objective.save(folder)
     (folder / "controller.json").write_text(json.dumps({"coefficient": roles.controller.coefficient}))
 
 
@@ -316,5 +333,6 @@ def load(folder: Path, roles: Roles) -> None:
     """Back to where `save` was called."""
     roles.policy_learner.load(folder, "policy")
     roles.value_learner.load(folder, "value")
+    roles.objective.load(folder)
     coefficient = json.loads((folder / "controller.json").read_text())["coefficient"]
     roles.controller = replace(roles.controller, coefficient=coefficient)
