@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tunesmith import __version__, settings
-from tunesmith.commands import adapters, data, serving, steps, team
+from tunesmith.commands import adapters, curation, data, mining, mixing, serving, steps, team
 from tunesmith.errors import SettingsError, TunesmithError, nearest
 from tunesmith.terminal import Terminal
 
@@ -30,6 +30,14 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "prefer": (settings.PreferSettings, ()),
     "adapters merge": (settings.MergeSettings, ("adapters",)),
     "adapters transfer": (settings.TransferSettings, ("adapters",)),
+    "data dedupe": (settings.DedupeSettings, ("data",)),
+    "data decontaminate": (settings.DecontaminateSettings, ("data",)),
+    "data health": (settings.HealthSettings, ("data",)),
+    "data generate": (settings.GenerateSettings, ("seeds",)),
+    "data curve": (settings.CurveSettings, ("data",)),
+    "data mix": (settings.MixSettings, ("recipe",)),
+    "mine": (settings.MineSettings, ()),
+    "mine overlap": (settings.OverlapSettings, ()),
     "evaluate": (settings.EvaluateSettings, ("models",)),
     "serve": (settings.ServeSettings, ()),
     "work": (settings.WorkSettings, ()),
@@ -207,4 +215,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
     "serve": serving.serve, "work": serving.work, "runs": steps.runs, "adapters": adapters.adapters,
     "adapters merge": adapters.merge, "adapters transfer": adapters.transfer, "data": data.data, "keys": team.keys,
     "team": team.team, "doctor": steps.doctor,
+    "data dedupe": curation.dedupe, "data decontaminate": curation.decontaminate, "data health": curation.health,
+    "data generate": curation.generate, "data curve": curation.curve,
+    "data mix": mixing.mix, "mine": mining.mine, "mine overlap": mining.overlap,
 }

@@ -13,6 +13,7 @@ from tunesmith.ops import logprobs
 from tunesmith.records import Demonstration, Message
 from tunesmith.settings import SftSettings
 from tunesmith.train import sft, stages, transfer
+from tunesmith.train.material import Shuffled
 
 
 def teach(lab, data, letters, **changes):
@@ -112,7 +113,8 @@ def test_the_pull_and_replay_each_forget_less(first):
 
 def test_a_step_mixes_the_share_it_says():
     settings = SftSettings(data="d", name="n", batch=8, replay=("old",), replay_share=0.25)
-    seen = [stages.mixed(list(range(30)), list(range(100, 110)), step, settings) for step in range(5)]
+    new, old = Shuffled(range(30), settings.seed), Shuffled(range(100, 110), settings.seed + 1)
+    seen = [stages.mixed(new, old, step, settings) for step in range(5)]
     assert [sum(x >= 100 for x in step) for step in seen] == [2] * 5
     assert sorted(x for step in seen for x in step if x < 100) == list(range(30))
     assert sorted(x for step in seen for x in step if x >= 100) == list(range(100, 110))

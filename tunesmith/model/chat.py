@@ -6,7 +6,7 @@ model itself writes the answer. Templates that rewrite earlier turns cannot do t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ class Chat:
             raise ModelError("the tokenizer names no eos token; set eos_token in tokenizer_config.json")
         self.template = tokenizer.chat_template or PLAIN_TEMPLATE
         self.eos: int = tokenizer.eos_token_id
+        bos = tokenizer.bos_token_id
+        self._bos = [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
         self.end = self._end_of_turn()
 
     @property
@@ -71,27 +73,49 @@ class Chat:
             ModelError: the template rewrites earlier turns.
         """
         tokens, weight, _ = self._pieces(messages, None)
-        if not any(weight):
-            raise DataError("no assistant turn to learn from (every message's weight is 0 or there is none)")
-        return Rendered(tuple(tokens), tuple(weight))
+        return _learned(tokens, weight)
+
+    def render_all(self, conversations: Sequence[Conversation]) -> list[Rendered]:
+        """What `render` gives for each, with one call of the tokenizer for all of them.
+
+        Raises:
+            DataError: as `render`, for the first such conversation.
+            ModelError: the template rewrites earlier turns.
+        """
+        parts = [self._parts(messages, None)[0] for messages in conversations]
+        texts = [text for turns in parts for text, _ in turns]
+        ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        return [_learned(*self._join((next(ids), weight) for _, weight in turns)) for turns in parts]
 
     def _pieces(self, messages: Conversation, text: str | None) -> tuple[list[int], list[float], str]:
-        """(tokens, weights) up to the last assistant turn, and what of `text` comes behind it.
+        """(tokens, weights) up to the last assistant turn, and what of `text` comes behind it."""
+        parts, rest = self._parts(messages, text)
+        return *self._join((self._ids(part), weight) for part, weight in parts), rest
+
+    def _parts(self, messages: Conversation, text: str | None) -> tuple[list[tuple[str, float | None]], str]:
+        """The texts that are tokenised apart, up to the last assistant turn, each with its weight (None: context), and
+        what of `text` comes behind them.
 
         An assistant turn that opens the conversation answers nothing, so it is context, like a user turn.
         """
-        tokens: list[int] = []
-        weight: list[float] = []
+        parts: list[tuple[str, float | None]] = []
         before, content = "", None
         for i, message in enumerate(messages):
             if message.role == "assistant" and i:
                 start = self._text(messages[:i], generation=True)
-                context = self._encode(self._behind(start, before, content), first=not tokens)
-                answer = self.answer(message.content)
-                tokens += context + answer
-                weight += [0.0] * len(context) + [float(message.weight)] * len(answer)
+                parts += [(self._behind(start, before, content), None), (message.content, float(message.weight))]
                 before, content = start, message.content
-        return tokens, weight, "" if text is None else self._behind(text, before, content)
+        return parts, "" if text is None else self._behind(text, before, content)
+
+    def _join(self, parts: Iterable[tuple[list[int], float | None]]) -> tuple[list[int], list[float]]:
+        """Tokens of `_parts` as one conversation, with the ends of assistant turns, and each token's weight."""
+        tokens: list[int] = []
+        weights: list[float] = []
+        for ids, weight in parts:
+            new = self._begun(ids, first=not tokens) if weight is None else [*ids, self.end]
+            tokens += new
+            weights += [weight or 0.0] * len(new)
+        return tokens, weights
 
     def _behind(self, text: str, before: str, content: str | None) -> str:
         """What `text` says behind the assistant turn `content` that followed `before`; all of it without a turn.
@@ -122,11 +146,14 @@ class Chat:
             raise ModelError(f"the base's chat template refuses this conversation: {e}") from e
 
     def _encode(self, text: str, first: bool = False) -> list[int]:
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        bos = self.tokenizer.bos_token_id
-        if first and bos is not None and ids[:1] != [bos] and self.tokenizer("")["input_ids"][:1] == [bos]:
-            ids.insert(0, bos)
-        return ids
+        return self._begun(self._ids(text), first)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _begun(self, ids: list[int], first: bool) -> list[int]:
+        """With the token that begins a text, if this begins one and the tokenizer has it so."""
+        return self._bos + ids if first and ids[:1] != self._bos else ids
 
     def _end_of_turn(self) -> int:
         """The token that ends an assistant turn: the first special token behind its content, else eos."""
@@ -136,3 +163,9 @@ class Chat:
         end = next((i for i in self._encode(tail) if i in special), None) if tail != text else None
         self._end_text = "" if end is None else str(self.tokenizer.decode([end]))
         return self.eos if end is None else end
+
+
+def _learned(tokens: list[int], weight: list[float]) -> Rendered:
+    if not any(weight):
+        raise DataError("no assistant turn to learn from (every message's weight is 0 or there is none)")
+    return Rendered(tuple(tokens), tuple(weight))

@@ -5,15 +5,27 @@ derived numbers are plain functions next to their use.
 """
 
 from tunesmith.settings.common import AdapterKind, Consensus, Lora, Optimization, Settings
+from tunesmith.settings.curation import (
+    CurveSettings,
+    DecontaminateSettings,
+    DedupeSettings,
+    GenerateSettings,
+    HealthSettings,
+)
 from tunesmith.settings.data import CollectSettings, ImportSettings, MigrateSettings
 from tunesmith.settings.evaluation import EvaluateSettings, QuickstartSettings
 from tunesmith.settings.library import MergeSettings, TransferSettings
+from tunesmith.settings.mining import MineSettings, OverlapSettings
+from tunesmith.settings.mixing import MixSettings
 from tunesmith.settings.preference import PreferSettings
+from tunesmith.settings.rounds import RoundSettings
 from tunesmith.settings.serving import Served, ServeSettings, StudioSettings, WorkSettings
 from tunesmith.settings.training import PpoSettings, RewardSettings, SftSettings
 
 __all__ = [
+    "CurveSettings", "DecontaminateSettings", "DedupeSettings", "GenerateSettings", "HealthSettings",
     "AdapterKind", "CollectSettings", "Consensus", "EvaluateSettings", "ImportSettings", "Lora", "MergeSettings",
-    "MigrateSettings", "Optimization", "PpoSettings", "PreferSettings", "QuickstartSettings", "RewardSettings",
-    "ServeSettings", "Served", "Settings", "SftSettings", "StudioSettings", "TransferSettings", "WorkSettings",
+    "MigrateSettings", "MineSettings", "MixSettings", "Optimization", "OverlapSettings", "PpoSettings",
+    "PreferSettings", "QuickstartSettings", "RewardSettings", "RoundSettings", "ServeSettings", "Served", "Settings",
+    "SftSettings", "StudioSettings", "TransferSettings", "WorkSettings",
 ]

@@ -1,6 +1,6 @@
 """The workspace: one folder and one database that hold everything a team makes, with its lineage.
 
-    tunesmith.db   data/NAME/   adapters/NAME/VERSION/   runs/ID/   reports/
+    tunesmith.db   data/NAME/   adapters/NAME/VERSION/   runs/ID/   reports/   tokens/KEY/
 
 Teams may keep the database in PostgreSQL instead; then `database.txt` stands for tunesmith.db and says so.
 
@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 import sqlalchemy as sa
 
 from tunesmith.errors import DataError, ModelError, NotFound, UserError, nearest
-from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record
+from tunesmith.records import AnswerGroup, Demonstration, Labeler, Prompt, Ranking, Record, fingerprint
 from tunesmith.store import tables as db
 from tunesmith.store.checks import split_version, valid_name
 from tunesmith.store.database import Database, database_url, insert_once, pack, pages
@@ -150,8 +150,13 @@ class Workspace:
     # ---- datasets
 
     def add_dataset(self, name: str, kind: Kind, rows: Iterable[Record], *, source: str = "", licence: str = "",
-                    skipped: Mapping[str, int] | None = None) -> Dataset:
+                    skipped: Mapping[str, int] | None = None,
+                    beside: Callable[[], Mapping[str, str]] | None = None) -> Dataset:
         """Publish rows under a name. The same rows under the same name again give the dataset that is there.
+
+        Args:
+            skipped: counts of what was left out, by reason; read when the last row has come.
+            beside: more files, asked for when the last row has come; their names and texts count as content.
 
         Raises:
             UserError: a bad name, no rows, or other rows have the name already.
@@ -159,15 +164,19 @@ class Workspace:
             StorageError: no space, read-only.
         """
         valid_name(name, "dataset name")
-        about = {"name": name, "kind": kind, "source": source, "licence": licence, "skipped": dict(skipped or {}),
-                 "created": now(), "code": code_version()}
+        about = {"name": name, "kind": kind, "source": source, "licence": licence, "created": now(),
+                 "code": code_version()}
         made: dict[str, Any] = {}
 
         def write(folder: Path) -> dict[str, Any]:
             made.update(_write_rows(folder / ROWS, kind, rows))
             if not made["count"]:
                 raise UserError(f"dataset {name} would have no rows")
-            return made
+            if beside and (files := dict(beside())):
+                for file, text in files.items():
+                    (folder / file).write_text(text, encoding="utf-8")
+                made["fingerprint"] = fingerprint([made["fingerprint"], files])
+            return {**made, "skipped": dict(skipped or {})}
 
         try:
             path = publish(self.root / "data", iter([name]), write, about, "dataset")
@@ -429,8 +438,8 @@ class Workspace:
 
     def _tidy(self) -> None:
         """Clear old leftovers of crashed writers; give a row to finished folders that lack one."""
-        for parent in (self.root / "data", *self.root.glob("adapters/*"), *self.root.glob("runs/*"),
-                       *self.root.glob("runs/*/checkpoints")):
+        for parent in (self.root / "data", self.root / "tokens", *self.root.glob("adapters/*"),
+                       *self.root.glob("runs/*"), *self.root.glob("runs/*/checkpoints")):
             clean(parent)
         with self.database.read() as c:
             datasets = set(c.scalars(sa.select(db.datasets.c.name)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from tunesmith.contracts import Progress
+from tunesmith.data.mixture import Mixture
 from tunesmith.errors import DataError, UserError
 from tunesmith.model import adapters
 from tunesmith.model.base import Base
@@ -16,9 +17,10 @@ from tunesmith.model.machine import passes
 from tunesmith.ops import logprobs, losses
 from tunesmith.records import Demonstration
 from tunesmith.settings import SftSettings
-from tunesmith.store.workspace import Adapter, Run, Workspace
+from tunesmith.store.workspace import Adapter, Dataset, Run, Workspace
 from tunesmith.train import full, stages
 from tunesmith.train.learner import Learner, mean
+from tunesmith.train.material import Material, Mixed, Shuffled, cut
 from tunesmith.train.memory import micro_batches, settle
 from tunesmith.train.session import dataset, session
 
@@ -36,21 +38,24 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
     settings = full.inherit(settings, parent, resume)
     slot, weights, stay = stages.start(base, "policy", settings, parent)
     longest = min(settings.max_tokens or base.context, adapters.room(base, slot))
-    trees, skipped = encode(base, list(data.rows()), longest)
+    material, rows, skipped = _material(workspace, base, data, longest, settings.seed)
     valid = dataset(workspace, settings.valid, "demonstrations") if settings.valid else None
     unseen = encode(base, list(valid.rows()), longest)[0] if valid else []
     replay = [dataset(workspace, name, "demonstrations") for name in settings.replay]
-    old = [t for d in replay for t in encode(base, list(d.rows()), longest)[0]]
+    old = Shuffled([t for d in replay for t in encode(base, list(d.rows()), longest)[0]], settings.seed + 1)
     settings = settle(settings, base, slot, resume)
-    steps = math.ceil(len(trees) * settings.epochs / (settings.batch - stages.replayed(settings)))
+    fresh = settings.batch - stages.replayed(settings)
+    steps = math.ceil(len(material) * settings.epochs / fresh)
     learner = Learner.of(weights, steps, settings)
     inputs = {"data": data.fingerprint, "base": base.hash, **({"after": str(parent)} if parent else {}),
               **({"valid": valid.fingerprint} if valid else {}),
               **{f"replay {d.name}": d.fingerprint for d in replay}}
     with session(workspace, base, "sft", settings, inputs, steps, resume, progress, learner) as run:
-        run.summary = {"rows": len(trees), "skipped": skipped}
+        run.summary = {"rows": rows, "skipped": skipped}
 
         def publish(step: int = 0) -> Adapter:
+            if isinstance(material, Mixed):
+                run.summary["drawn"] = material.drawn((step or steps) * fresh)
             return run.publish(settings.name, "policy", base, full.finish(base, slot, settings),
                                {d.name: d.fingerprint for d in (data, *replay)},
                                {"after": str(parent)} if parent else {}, step)
@@ -58,7 +63,7 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
         if slot:
             run.publish_every(settings.snapshots, publish)
         for step in range(run.resume(lambda folder: learner.load(folder, "policy")), steps):
-            chosen = stages.mixed(trees, old, step, settings)
+            chosen = stages.mixed(material, old, step, settings)
             metrics = {**forward_backward(base, learner, chosen, settings.layout, slot=slot, stay=stay),
                        **learner.step()}
             if unseen and due(step + 1, steps, settings):
@@ -67,6 +72,16 @@ def train(workspace: Workspace, base: Base, settings: SftSettings, *, resume: Ru
                          passes(chosen, forward=int(stay.kl > 0), forward_logits=int(stay.kl > 0), trained=1,
                                 trained_logits=1))
         return publish()
+
+
+def _material(workspace: Workspace, base: Base, data: Dataset, longest: int,
+              seed: int) -> tuple[Material[Tree], int, dict[str, int]]:
+    """What to learn from, how many conversations it holds, and what was left out."""
+    if mixture := Mixture.of(data):
+        tokens = cut(workspace, base, data, mixture, longest)
+        return Mixed(mixture, tokens, seed), len(tokens), tokens.skipped
+    trees, skipped = encode(base, list(data.rows()), longest)
+    return Shuffled(trees, seed), len(trees), skipped
 
 
 def due(step: int, steps: int, settings: SftSettings) -> bool:

@@ -6,7 +6,6 @@ learn beside them, so that what is published is one plain LoRA adapter whose fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,7 @@ from tunesmith.model.engine import LocalEngine
 from tunesmith.settings import SftSettings
 from tunesmith.store.workspace import Adapter, Workspace
 from tunesmith.train import full
-from tunesmith.train.learner import indices
+from tunesmith.train.material import Material
 
 START = "start"
 """The slot of what the stage started from."""
@@ -103,12 +102,11 @@ def overlap(base: Base, slot: str, frozen: int) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def mixed(new: Sequence[Tree], old: Sequence[Tree], step: int, settings: SftSettings) -> list[Tree]:
+def mixed(new: Material[Tree], old: Material[Tree], step: int, settings: SftSettings) -> list[Tree]:
     """The conversations of one step: new ones, and from the earlier stages the share that is replayed."""
     again = replayed(settings)
     fresh = settings.batch - again
-    return [*(new[i] for i in indices(len(new), settings.seed, step * fresh, fresh)),
-            *(old[i] for i in indices(len(old), settings.seed + 1, step * again, again))]
+    return [*new.take(step * fresh, fresh), *old.take(step * again, again)]
 
 
 def replayed(settings: SftSettings) -> int:
