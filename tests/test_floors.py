@@ -21,8 +21,9 @@ FLOORS = [
     {"service", "cluster"},
     {"shop", "judgements", "terminal"},
     {"judging"},
-    {"evaluation", "library", "mining", "mixing", "objectives", "watching"},
+    {"aihelp", "evaluation", "library", "mining", "mixing", "objectives", "watching"},
     {"rounds"},
+    {"loop"},
     {"quickstart", "migrate"},
     {"cli", "commands", "doctor", "__main__"},
 ]

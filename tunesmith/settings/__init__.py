@@ -4,6 +4,7 @@ A key that no field knows dies naming the nearest one. Nothing here rewrites ano
 derived numbers are plain functions next to their use.
 """
 
+from tunesmith.settings.aihelp import JudgeSettings, ReviseSettings
 from tunesmith.settings.common import AdapterKind, Consensus, Lora, Optimization, Settings
 from tunesmith.settings.curation import (
     CurveSettings,
@@ -23,9 +24,9 @@ from tunesmith.settings.serving import Served, ServeSettings, StudioSettings, Wo
 from tunesmith.settings.training import PpoSettings, RewardSettings, SftSettings
 
 __all__ = [
-    "CurveSettings", "DecontaminateSettings", "DedupeSettings", "GenerateSettings", "HealthSettings",
-    "AdapterKind", "CollectSettings", "Consensus", "EvaluateSettings", "ImportSettings", "Lora", "MergeSettings",
-    "MigrateSettings", "MineSettings", "MixSettings", "Optimization", "OverlapSettings", "PpoSettings",
-    "PreferSettings", "QuickstartSettings", "RewardSettings", "RoundSettings", "ServeSettings", "Served", "Settings",
-    "SftSettings", "StudioSettings", "TransferSettings", "WorkSettings",
+    "AdapterKind", "CollectSettings", "Consensus", "CurveSettings", "DecontaminateSettings", "DedupeSettings",
+    "EvaluateSettings", "GenerateSettings", "HealthSettings", "ImportSettings", "JudgeSettings", "Lora",
+    "MergeSettings", "MigrateSettings", "MineSettings", "MixSettings", "Optimization", "OverlapSettings",
+    "PpoSettings", "PreferSettings", "QuickstartSettings", "ReviseSettings", "RewardSettings", "RoundSettings",
+    "ServeSettings", "Served", "Settings", "SftSettings", "StudioSettings", "TransferSettings", "WorkSettings",
 ]

@@ -401,3 +401,30 @@ interaction_uses = sa.Table(
     sa.Column("erased", sa.String(32), nullable=False, server_default=""),  # when its user asked for that
     sa.UniqueConstraint("dataset", "interaction"),
     sa.Index(None, "interaction"))
+
+# ---- rounds, and which model each loop has adopted
+
+rounds = sa.Table(
+    "rounds", metadata,
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("loop", sa.String(48), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),  # running, waiting, adopted, refused
+    sa.Column("settings", sa.Text, nullable=False),  # as they were when the round began
+    sa.Column("steps", sa.Text, nullable=False),  # what each step made, in the order in which they ended
+    sa.Column("waits", sa.Text, nullable=False),  # for what, "" if it does not
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Column("updated", sa.String(32), nullable=False),
+    sa.UniqueConstraint("loop", "number"))
+
+adoptions = sa.Table(
+    "adoptions", metadata,  # append-only: the last row of a loop is what it serves
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(96), nullable=False, unique=True),
+    sa.Column("loop", sa.String(48), nullable=False),
+    sa.Column("adapter", sa.String(80), nullable=False),  # name@version
+    sa.Column("number", sa.Integer, nullable=False),  # of the round that it came from; 0: what the loop started from
+    sa.Column("why", sa.String(16), nullable=False),  # start, round, rollback
+    sa.Column("by", sa.String(64), nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+    sa.Index(None, "loop", "seq"))

@@ -1,0 +1,162 @@
+"""Rounds of a loop on a tiny model: what each step makes, whom it waits for, what is adopted, and the way back."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import tiny
+
+from tunesmith import loop, rounds
+from tunesmith.errors import UserError
+from tunesmith.feedback import drift
+from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
+from tunesmith.settings import RoundSettings
+from tunesmith.shop import Judge, Shop
+from tunesmith.store import loops
+from tunesmith.store.workspace import Workspace
+
+
+class Longest:
+    """The longer answer is better."""
+
+    def score(self, prompt, answers):
+        return [float(len(a)) for a in answers]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    base = str(tiny.save(tmp_path / "base"))
+    shop = Shop(Workspace.open(tmp_path / "ws"), lambda _: nullcontext(lambda *_: None),
+                judges={"longest": lambda: Judge("longer", Longest())})
+    rounds.fresh(shop, base, "start")
+    add_week(shop, 1)
+    return shop
+
+
+def add_week(shop, number):
+    shop.workspace.add_dataset(f"week-{number}", "prompts", [
+        Prompt((Message("user", f"Which rate {number} {n}?"),)) for n in range(24)])
+
+
+def settings(gate="", **values):
+    return RoundSettings(**{
+        "name": "desk", "start": "start", "prompts": ("week-*",), "labels": 12, "answers": 2, "judge": "longest",
+        "tests": 4, "held_out": 0.3, "gate": gate, "again": 0.34, "collect": {"max_tokens": 8},
+        "reward": {"held_out": 0.0}, "ppo": {"updates": 1, "episodes": 4, "minibatches": 1, "max_tokens": 8,
+                                             "watch": False}, "evaluate": {"max_tokens": 8}, **values})
+
+
+def people(shop, name, labelers=("ann", "bob")):
+    """Everybody prefers the longer answer."""
+    done = {(r.group, r.labeler) for r in shop.workspace.rankings(name)}
+    shop.workspace.add_rankings([
+        Ranking(f"{who} {g.id}", g.id, who, tuple((int(i),) for i in np.argsort([-len(a.text) for a in g.answers])))
+        for g in shop.workspace.groups(name) for who in labelers if (g.id, who) not in done])
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """Lets everything through."""
+    path = tmp_path / "gate.toml"
+    path.write_text('[[rule]]\nfigure = "preference"\nagainst = "champion"\nat_least = 0.0\n')
+    return str(path)
+
+
+def test_a_round_waits_for_people_and_then_for_a_yes(shop, gate):
+    first = loop.run(shop, settings(gate))
+    assert first.status == "waiting" and "12 more verdicts on desk-1-answers" in first.waits
+    assert loop.run(shop, settings(gate)).waits == first.waits
+    people(shop, "desk-1-answers")
+    asked = loop.run(shop, settings(gate))
+    assert asked.status == "waiting" and "somebody's yes" in asked.waits and asked.steps["evaluate"]["passed"]
+    assert loops.champion(shop.workspace, "desk").adapter == "start@1"
+    loops.adopt(shop.workspace, loop.under_way(shop.workspace, "desk"), "me")
+    assert loops.champion(shop.workspace, "desk").adapter == "desk-1-ppo@1"
+    with pytest.raises(UserError, match="has ended"):
+        loop.under_way(shop.workspace, "desk")
+    assert loops.roll_back(shop.workspace, "desk", "me").adapter == "start@1"
+    with pytest.raises(UserError, match="nothing to go back to"):
+        loops.roll_back(shop.workspace, "desk", "me")
+
+
+def test_rounds_share_no_test_and_rank_a_few_groups_again(shop, gate):
+    for number in (1, 2):
+        loop.run(shop, settings(gate, ask=False))
+        people(shop, f"desk-{number}-answers")
+        done = loop.run(shop, settings(gate, ask=False))
+        assert done.status == "adopted" and done.candidate == f"desk-{number}-ppo@1"
+        add_week(shop, number + 1)
+    w = shop.workspace
+    one, two = ({p.id for p in w.dataset(f"desk-{n}-tests").rows()} for n in (1, 2))
+    trained = {p.id for n in (1, 2) for what in ("practice", "prompts") for p in w.dataset(f"desk-{n}-{what}").rows()}
+    assert one and two and not one & two and not trained & (one | two)
+    again = [g for g in w.groups("desk-2-answers") if {a.text for a in g.answers} in [
+        {a.text for a in h.answers} for h in w.groups("desk-1-answers") if h.prompt.id == g.prompt.id]]
+    assert len(again) == done.steps["collect"]["again"] == 2
+    assert done.steps["check"]["drift"]["meetings"]["1"][1] >= 1
+    newest = w.adapter("desk-2-ppo")
+    assert newest.lineage["parents"]["policy"] == "desk-1-ppo@1"
+    assert w.adapter("desk-2-reward").lineage["parents"]["model"] == "desk-1-reward@1"
+
+
+def test_a_closed_gate_keeps_the_champion(shop):
+    loop.run(shop, settings(ask=False))
+    people(shop, "desk-1-answers")
+    done = loop.run(shop, settings(ask=False))
+    assert done.status == "refused" and "preference" in done.steps["adopt"]["why"]
+    assert loops.champion(shop.workspace, "desk").adapter == "start@1"
+
+
+def test_settings_are_those_the_round_began_with(shop, gate):
+    loop.run(shop, settings(gate))
+    people(shop, "desk-1-answers")
+    assert loop.run(shop, settings(gate, labels=100)).steps["rank"]["verdicts"] == 12
+
+
+@pytest.mark.parametrize(("values", "says"), [
+    ({"ppo": {"update": 3}}, r'unknown key "update" in \[ppo\]; did you mean "updates"'),
+    ({"reward": {"name": "x"}}, r"\[reward\] name: the round itself sets this"),
+    ({"ppo": {"updates": 0}}, r"\[ppo\] updates"),
+    ({"challenger": 0.1, "ask": False}, "needs ask = true"),
+    ({"prompts": ()}, "needs prompts")])
+def test_bad_settings_are_said_before_anything_begins(values, says):
+    with pytest.raises(UserError, match=says):
+        settings(**values)
+
+
+def test_prompts_that_are_not_there(shop):
+    with pytest.raises(UserError, match='no dataset of prompts is named "weak-\\*"'):
+        loop.run(shop, settings(prompts=("weak-*",)))
+
+
+# ---- drift
+
+def judged(rate, certainty=0.35, items=400, rounds=4, seed=0):
+    """Groups of two answers, judged by two labelers each in every round; preferences flip with the time."""
+    rng, out = np.random.default_rng(seed), []
+    for n in range(items):
+        group = AnswerGroup(Prompt((Message("user", f"q {n}"),)), (Answer("a"), Answer("b")))
+        right = 0
+        for number in range(rounds):
+            if number and rng.random() > (1 + np.exp(-rate)) / 2:  # then the correlation with before is exp(-rate)
+                right = 1 - right
+            for who in ("ann", "bob"):
+                best = right if rng.random() < 0.5 + np.sqrt(certainty / 2) else 1 - right
+                out.append((number, AnswerGroup(group.prompt, group.answers, ((best,), (1 - best,)), labeler=who)))
+    return out
+
+
+def test_drift_is_found_and_measured():
+    found = drift.drift(drift.meetings(judged(0.4)))
+    assert found and found.sure and found.rate.low < 0.4 < found.rate.high
+    assert found.agreement == pytest.approx(0.85, abs=0.02) and found.weight(2) == pytest.approx(
+        np.exp(-2 * found.rate.value))
+
+
+def test_without_drift_old_rankings_keep_their_weight():
+    sure = [drift.drift(drift.meetings(judged(0.0, items=60, seed=seed)), seed).sure for seed in range(10)]
+    assert sum(sure) <= 2  # one side of a 95% interval
+
+
+def test_nothing_judged_twice_says_nothing():
+    assert drift.drift(drift.meetings([one for one in judged(0.4, items=3) if one[0] == 0])) is None
