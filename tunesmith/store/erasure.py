@@ -112,7 +112,7 @@ def purge(workspace: Workspace, days: float = 0) -> int:
 def to_retrain(workspace: Workspace) -> Learned:
     """What learned from interactions that were erased since, and stands until it is made again."""
     with workspace.database.read() as c:
-        names = c.scalars(sa.select(db.interaction_uses.c.dataset.distinct())
+        names = c.scalars(sa.select(db.interaction_uses.c.dataset).distinct()
                           .where(db.interaction_uses.c.erased != "")).all()
     return learned(workspace, sorted(names))
 

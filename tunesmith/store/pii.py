@@ -115,7 +115,8 @@ def _day(month: str, day: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What may be something of a kind, and what makes it so. A text without `needs` ("0": any digit) is not searched.
+    """What may be something of a kind, and what makes it so. A text without `needs` ("0": any digit; "7": seven digits
+    not far from each other) is not searched, which is why most texts cost little.
 
     The pattern's group `it`, if it has one, is what is found; `holds` is asked about its letters and digits alone.
     """
@@ -131,6 +132,9 @@ class Rule:
         for match in self.pattern.finditer(text):
             if self.holds("".join(c for c in match[group] if c.isalnum())):
                 yield match.span(group)
+
+
+LONG = re.compile(r"\d(?:[ ./()+-]{0,3}\d){6}")
 
 
 def _rule(kind: str, pattern: str, holds: Callable[[str], bool] = lambda found: True, needs: str = "0",
@@ -234,33 +238,33 @@ RULES: tuple[Rule, ...] = (
     _Ibans("iban", re.compile(r"\b([A-Za-z]{2})[0-9]{2}(?=[ -]?[A-Za-z0-9])")),
     _Addresses("ip", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", re.ASCII)),
     _Addresses("ip", re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"), needs=":"),
-    _Cards("card", re.compile(r"(?<!\d)\d(?:[ .-]?\d){12,40}(?!\d)")),
+    _Cards("card", re.compile(r"(?<!\d)\d(?:[ .-]?\d){12,40}(?!\d)"), needs="7"),
     # France, Switzerland, Italy, Spain, the United Kingdom
-    _rule(_ID, r"\b[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AaBb]) ?\d{3} ?\d{3} ?\d\d\b", _nir),
-    _rule(_ID, r"\b756\.?\d{4}\.?\d{4}\.?\d\d\b", lambda n: weighed(n, "1313131313131") % 10 == 0),
+    _rule(_ID, r"\b[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AaBb]) ?\d{3} ?\d{3} ?\d\d\b", _nir, "7"),
+    _rule(_ID, r"\b756\.?\d{4}\.?\d{4}\.?\d\d\b", lambda n: weighed(n, "1313131313131") % 10 == 0, "7"),
     _rule(_ID, r"(?i)\b[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]\b", _codice_fiscale),
-    _rule(_ID, r"(?i)\b[XYZ\d]\d{7}-?[A-Z]\b", _dni),
+    _rule(_ID, r"(?i)\b[XYZ\d]\d{7}-?[A-Z]\b", _dni, "7"),
     _rule(_ID, r"(?i)\b(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d\d ?\d\d ?\d\d ?[A-D]\b"),
     # the United States, Canada, Brazil
-    _rule(_ID, r"(?<![\d-])(?!000|666|9\d\d)\d{3}([ -])(?!00)\d\d\1(?!0000)\d{4}(?![\d-])"),
-    _rule(_ID, r"(?<![\d-])\d{3}[ -]\d{3}[ -]\d{3}(?![\d-])", luhn),
-    _rule(_ID, r"\b\d{3}\.?\d{3}\.?\d{3}-?\d\d\b", _cpf),
+    _rule(_ID, r"(?<![\d-])(?!000|666|9\d\d)\d{3}([ -])(?!00)\d\d\1(?!0000)\d{4}(?![\d-])", needs="7"),
+    _rule(_ID, r"(?<![\d-])\d{3}[ -]\d{3}[ -]\d{3}(?![\d-])", luhn, "7"),
+    _rule(_ID, r"\b\d{3}\.?\d{3}\.?\d{3}-?\d\d\b", _cpf, "7"),
     # Germany, Poland, Sweden, India, the Netherlands
-    _rule(_ID, r"\b[1-9]\d ?\d{3} ?\d{3} ?\d{3}\b", _tax_id),
-    _rule(_ID, r"\b\d{11}\b", lambda n: _day(n[2:4], n[4:6]) and weighed(n, "13791379131") % 10 == 0),
-    _rule(_ID, r"\b(?:19|20)?\d{6}[-+]\d{4}\b", lambda n: _day(n[-8:-6], n[-6:-4]) and luhn(n[-10:])),
-    _rule(_ID, r"\b[2-9]\d{3} ?\d{4} ?\d{4}\b", verhoeff),
+    _rule(_ID, r"\b[1-9]\d ?\d{3} ?\d{3} ?\d{3}\b", _tax_id, "7"),
+    _rule(_ID, r"\b\d{11}\b", lambda n: _day(n[2:4], n[4:6]) and weighed(n, "13791379131") % 10 == 0, "7"),
+    _rule(_ID, r"\b(?:19|20)?\d{6}[-+]\d{4}\b", lambda n: _day(n[-8:-6], n[-6:-4]) and luhn(n[-10:]), "7"),
+    _rule(_ID, r"\b[2-9]\d{3} ?\d{4} ?\d{4}\b", verhoeff, "7"),
     _rule(_ID, r"(?i)\b(?:bsn|burgerservicenummer)\b\D{0,20}(?P<it>\d{9})\b", lambda n: int(n) > 0 and (
-        weighed(n[:8], "98765432") - int(n[8])) % 11 == 0),
+        weighed(n[:8], "98765432") - int(n[8])) % 11 == 0, "7"),
     _rule(_ID, r"(?i)\b(?:ssn|social security(?: number| no\.?)?|passport(?: number| no\.?)?|tax id|national id|"
           r"steuer-?id|ausweisnummer|driving licen[cs]e|driver'?s license)\b[^\d\n]{0,20}?"
           r"\b(?P<it>[A-Z]{0,3}\d[A-Z0-9 -]{4,16}[A-Z0-9])\b", lambda n: sum(c in DIGITS for c in n) >= 5),
-    _rule("phone", r"(?<![\w+])(?:\+|00)[1-9](?:[ ./()-]{0,3}\d){7,14}(?!\d)"),
-    _rule("phone", r"(?<![\w.-])(?:1[ .-])?\(?[2-9]\d{2}\)?[ .-]{1,2}\d{3}[ .-]\d{4}(?![\d-])"),
+    _rule("phone", r"(?<![\w+])(?:\+|00)[1-9](?:[ ./()-]{0,3}\d){7,14}(?!\d)", needs="7"),
+    _rule("phone", r"(?<![\w.-])(?:1[ .-])?\(?[2-9]\d{2}\)?[ .-]{1,2}\d{3}[ .-]\d{4}(?![\d-])", needs="7"),
     _rule("phone", r"(?<![\w.,:/-])(?:\(0[1-9]\d{0,4}\)|0[1-9]\d{0,4})(?:[ /-]\d{2,8}){1,5}(?![\d-])",
-          lambda n: 9 <= len(n) <= 12),
-    _rule("phone", r"(?<![\w.,:/-])0[1-9]\d{8,10}(?!\w)"),
+          lambda n: 9 <= len(n) <= 12, "7"),
+    _rule("phone", r"(?<![\w.,:/-])0[1-9]\d{8,10}(?!\w)", needs="7"),
     _rule("phone", r"(?i)\b(?:(?:tele)?phone|tel(?:efon)?|mobile?|cell|whatsapp|handy|fax|(?:call|reach)(?: \w{2,4})?"
-          r"(?: back)? (?:at|on))\b[^\d\n]{0,16}(?P<it>(?:\d[ ./()-]{0,2}){6,13}\d)(?!\d)"),
+          r"(?: back)? (?:at|on))\b[^\d\n]{0,16}(?P<it>(?:\d[ ./()-]{0,2}){6,13}\d)(?!\d)", needs="7"),
     _rule("key", r"(?<![\w+/=.-])[A-Za-z0-9+/_=-]{24,400}(?![\w+/=-])", _random),
 )

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tunesmith.errors import MissingExtra, StorageError
 from tunesmith.store.faults import storing
-from tunesmith.store.pii import DIGITS, RULES, plain
+from tunesmith.store.pii import DIGITS, LONG, RULES, plain
 
 KEY = "interactions.key"
 PSEUDONYM = re.compile(r"(?:user|talk)-[0-9a-f]{16}")
@@ -45,8 +45,9 @@ def find(text: str, more: Sequence[Detector] = ()) -> list[Finding]:
     found: list[Finding] = []
     searched = plain(text)
     digits = not DIGITS.isdisjoint(searched)
+    there = {"0": digits, "7": digits and bool(LONG.search(searched))}
     for rule in RULES:
-        if digits if rule.needs == "0" else rule.needs in searched:
+        if there.get(rule.needs, rule.needs in searched):
             _take(found, (Finding(start, end, rule.kind) for start, end in rule.spans(searched)))
     for detector in more:
         _take(found, detector(text))
