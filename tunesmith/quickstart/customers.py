@@ -6,7 +6,7 @@ reply to a `dev` or `test` customer answers words that training never saw.
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from tunesmith.quickstart import desk, phrases
@@ -51,22 +51,25 @@ class Scenario:
         return cls(**row)
 
 
-def sample(split: str, n: int, seed: int, provocative: float | None = None) -> list[Scenario]:
+def sample(
+    split: str, n: int, seed: int, provocative: float | None = None, intents: Mapping[str, float] | None = None
+) -> list[Scenario]:
     """`n` customers of a split; the same arguments give the same customers.
 
-    `provocative` sets the share of angry and insulting customers (else about 30%).
+    `provocative` sets the share of angry and insulting customers (else about 30%), `intents` how often each intent
+    comes (else `INTENT_WEIGHTS`).
     Raises ValueError for an unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     tag = "" if provocative is None else f"-p{round(100 * provocative)}"
-    return [_one(split, f"{split}-{seed}{tag}-{i}", provocative) for i in range(n)]
+    return [_one(split, f"{split}-{seed}{tag}-{i}", provocative, intents or INTENT_WEIGHTS) for i in range(n)]
 
 
-def _one(split: str, id_: str, provocative: float | None) -> Scenario:
+def _one(split: str, id_: str, provocative: float | None, intents: Mapping[str, float]) -> Scenario:
     rng = random.Random(id_)
     mood = _mood(rng, provocative)
-    weights = {k: w for k, w in INTENT_WEIGHTS.items() if k != "thanks" or mood == "calm"}
+    weights = {k: w for k, w in intents.items() if k != "thanks" or mood == "calm"}
     intent = rng.choices(list(weights), list(weights.values()))[0]
     core = rng.choice(phrases.CORES[intent][split])
     facts = _facts(rng, intent, core)

@@ -1,0 +1,147 @@
+"""Weeks of a loop on the loan desk, with customers that change and simulated labelers (`docs/results/rounds.md`).
+
+    python -m benchmarks.rounds --weeks 5 --seeds 0 1 --out docs/results/rounds.json
+
+Every week brings customers whose wishes and moods have moved on, a round of the loop with at most 150 simulated
+verdicts, and a look by the gold rubric at test customers that no round knows: what the loop serves after that week.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from tunesmith import loop, rounds
+from tunesmith.contracts import Sampling
+from tunesmith.feedback import simulated
+from tunesmith.quickstart import builtin, customers, story
+from tunesmith.quickstart.builtin import Gold, checks, to_prompt
+from tunesmith.records import Prompt
+from tunesmith.settings import RoundSettings, SftSettings
+from tunesmith.shop import Shop, engine_of
+from tunesmith.statistics import mean_interval, paired_difference
+from tunesmith.store import loops
+from tunesmith.store.loops import Round
+from tunesmith.store.workspace import Workspace
+
+NAME = "desk"
+CUSTOMERS, TESTS = 1000, 960
+DRIFT = {"rate": -0.8, "compare": -0.8, "apply": -0.4, "approval": -0.4, "payoff": 0.4, "late": 0.8, "hardship": 0.8,
+         "complaint": 0.8}
+"""How the logarithm of an intent's weight moves in two weeks."""
+PROVOCATIVE = (0.15, 0.22, 0.30, 0.37, 0.45)
+"""The share of angry and insulting customers, week by week."""
+LABELERS, POISONERS = 20, 2
+
+
+def intents(week: int) -> dict[str, float]:
+    """What customers of a week want, 1 to 5; from then on they stay as they are."""
+    moved = (min(week, 5) - 3) / 2
+    return {k: w * math.exp(DRIFT.get(k, 0.0) * moved) for k, w in customers.INTENT_WEIGHTS.items()}
+
+
+def settings(**values: Any) -> RoundSettings:
+    return RoundSettings(**{
+        "name": NAME, "start": f"{NAME}-sft", "prompts": ("week-*",), "held_out": 0.3, "tests": 300, "labels": 150,
+        "judge": "loan-desk", "safety": ("rude",), "ask": False, "collect": {"max_tokens": 96},
+        "reward": {"epochs": 3, "lr": 1e-3}, "evaluate": {"max_tokens": 96},
+        "ppo": {"updates": 25, "max_tokens": 96, "epochs": 2, "lr": 6e-4, "kl": 0.15, "checkpoint_every": 10},
+        **values})
+
+
+def add_week(workspace: Workspace, week: int, seed: int) -> None:
+    found = customers.sample("train", CUSTOMERS, 100 * seed + week, PROVOCATIVE[min(week, 5) - 1], intents(week))
+    rows = list({p.id: p for p in map(to_prompt, found)}.values())
+    workspace.add_dataset(f"week-{week}", "prompts", rows, source="loan-desk simulator", licence="Apache-2.0")
+
+
+def rank(workspace: Workspace, name: str, seed: int, poisoned: bool, most: int = 150) -> int:
+    """The panel judges what the round asks; in a poisoned week some turn everything upside down."""
+    gold, groups = Gold(), workspace.groups(name)
+    scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in groups]
+    panel = simulated.panel(LABELERS, scores)
+    if poisoned:
+        panel = (*(replace(who, kind="adversarial") for who in panel[:POISONERS]), *panel[POISONERS:])
+    found = list(simulated.judge(groups, gold, panel, per_group=2, overlap=0, seed=seed))[:most]
+    workspace.add_rankings(found)
+    return len(found)
+
+
+def adherence(shop: Shop, model: str, prompts: Sequence[Prompt], seed: int) -> list[float]:
+    """Guidelines kept by what a model says to each test customer."""
+    engine = engine_of(shop.base_of(model), shop.workspace, [model])
+    answers = engine.sample([p.messages for p in prompts], Sampling(96, seed=seed), model=model)
+    return [float(checks(p, a[0].text)["adherence"] or 0.0) for p, a in zip(prompts, answers)]
+
+
+def week(shop: Shop, number: int, seed: int, poisoned: bool = False, **values: Any) -> Round:
+    """One round, with everybody at work at once."""
+    add_week(shop.workspace, number, seed)
+    while True:
+        found = loop.run(shop, settings(seed=seed, **values))
+        if "verdicts" not in found.waits:
+            return found
+        rank(shop.workspace, f"{NAME}-{found.number}-answers", 1000 * seed + number, poisoned)
+
+
+def run(root: Path, weeks: int, seed: int) -> dict[str, Any]:
+    """Weeks of one seed, then a poisoned one."""
+    workspace = Workspace.open(root)
+    shop = Shop(workspace, lambda _: nullcontext(lambda *_: None), builtin.BASES, builtin.JUDGES)
+    story.prepare(workspace, story.PLAN, "plan", seed, "test")
+    rounds.once(shop, "", "sft", f"{NAME}-sft", SftSettings(
+        base="loan-desk", data="plan-demonstrations", name=f"{NAME}-sft", seed=seed, lr=2e-3))
+    tests = [p for w in range(1, 6) for p in map(to_prompt, customers.sample(
+        "test", TESTS // 5, 7000 + 100 * seed + w, PROVOCATIVE[w - 1], intents(w)))]
+    tests = list({p.id: p for p in tests}.values())
+    kept = {"start": adherence(shop, f"{NAME}-sft", tests, seed)}
+    rows: list[dict[str, Any]] = []
+    for number in [*range(1, weeks + 1), weeks + 1]:
+        began, poisoned = time.monotonic(), number > weeks
+        found = week(shop, number, seed, poisoned)
+        serves = loops.champion(workspace, NAME)
+        kept[str(number)] = adherence(shop, serves.adapter, tests, seed)
+        rows.append({"week": number, "poisoned": poisoned, "status": found.status, "waits": found.waits,
+                     "why": found.steps.get("adopt", {}).get("why", ""), "serves": serves.adapter,
+                     "labels": found.steps["rank"]["verdicts"], "seconds": round(time.monotonic() - began),
+                     "suspects": found.steps["check"]["suspects"], "drift": found.steps["check"]["drift"],
+                     "mined": {k: v for k, v in found.steps["mine"].items() if k != "at"},
+                     "held_out": found.steps["reward"]["held_out"].get("accuracy"),
+                     "preference": found.steps["evaluate"]["figures"]["preference"],
+                     "gold": mean_interval(kept[str(number)], seed=seed).to_dict()})
+        print(json.dumps(rows[-1]), flush=True)
+    return {"seed": seed, "start": mean_interval(kept["start"], seed=seed).to_dict(), "weeks": rows,
+            "tests": len(tests), "each": {k: [round(x, 4) for x in v] for k, v in kept.items()}}
+
+
+def fifth_over_first(found: Sequence[Mapping[str, Any]], weeks: int) -> dict[str, Any]:
+    """The paired difference of adherence between the last honest week and the first, over all seeds' customers."""
+    first, last = ([x for run in found for x in run["each"][str(w)]] for w in (1, weeks))
+    return paired_difference(last, first).to_dict()
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--weeks", type=int, default=5)
+    asked.add_argument("--seeds", type=int, nargs="+", default=[0])
+    asked.add_argument("--root", type=Path, required=True, help="where the workspaces lie; a stopped run goes on")
+    asked.add_argument("--out", type=Path)
+    given = asked.parse_args()
+    found = [run(given.root / f"seed-{seed}", given.weeks, seed) for seed in given.seeds]
+    result = {"machine": machine.describe(), "runs": [{k: v for k, v in one.items() if k != "each"} for one in found],
+              "fifth over first": fifth_over_first(found, given.weeks)}
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["fifth over first"]))
+
+
+if __name__ == "__main__":
+    main()
