@@ -74,7 +74,7 @@ not_contains = ["shall", "herein", "deductible", "authorisation", "indemnify", "
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
     legal = unlike(lambda: clause(rng, LEGAL), size(1000), set())
-    health = unlike(lambda: clause(rng, HEALTH), size(40) + size(300), set())
+    health = unlike(lambda: clause(rng, HEALTH), size(40) + size(200), set())
     known, held_out = health[:size(40)], health[size(40):]
     return {"legal.jsonl": [demonstration(asked, answer) for asked, (answer, _) in legal],
             "health.jsonl": [demonstration(asked, answer) for asked, (answer, _) in known],

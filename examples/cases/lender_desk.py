@@ -110,7 +110,7 @@ def make(rng: random.Random, size: Callable[[int], int]) -> Files:
               for scenario, reply in replies.demonstrations(size(600), seed)]
     return {"conversations.jsonl": taught,
             "customers.jsonl": [asked(s) for s in customers.sample("train", size(1000), seed + 1)],
-            "held_out.jsonl": [asked(s) for s in customers.sample("test", size(400), seed + 2)],
+            "held_out.jsonl": [asked(s) for s in customers.sample("test", size(300), seed + 2)],
             "rubric.toml": RUBRIC, "gate.toml": GATE}
 
 

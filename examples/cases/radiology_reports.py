@@ -102,7 +102,7 @@ contains = ["FINDINGS:", "IMPRESSION:"]
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    rows = unlike(lambda: case(rng), size(1000) + size(300), set())
+    rows = unlike(lambda: case(rng), size(1000) + size(200), set())
     known, held_out = rows[:size(1000)], rows[size(1000):]
     return {"reports.jsonl": [demonstration(asked, report) for asked, (report, _) in known],
             "held_out_reports.jsonl": [demonstration(asked, report) for asked, (report, _) in held_out],

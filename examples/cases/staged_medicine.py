@@ -118,7 +118,7 @@ def make(rng: random.Random, size: Callable[[int], int]) -> Files:
     everyday = unlike(lambda: general(rng), size(400) + size(100), set())
     seen: set[str] = set()
     adults = unlike(lambda: dosed(rng, "adult"), size(400) + size(100), seen)
-    children = unlike(lambda: dosed(rng, rng.choice(list(BANDS))), size(100) + size(300), seen)
+    children = unlike(lambda: dosed(rng, rng.choice(list(BANDS))), size(100) + size(200), seen)
     rows = {"general": everyday, "medical": [(asked, answer) for asked, (answer, _) in adults],
             "paediatric": [(asked, answer) for asked, (answer, _) in children]}
     cut = {"general": size(400), "medical": size(400), "paediatric": size(100)}
