@@ -1,12 +1,14 @@
 """Rounds of a loop on a tiny model: what each step makes, whom it waits for, what is adopted, and the way back."""
 
 from contextlib import nullcontext
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 import tiny
 
-from tunesmith import loop, rounds
+from tunesmith import cli, loop, rounds
+from tunesmith.commands import rounds as commands
 from tunesmith.errors import UserError
 from tunesmith.feedback import drift
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
@@ -160,3 +162,46 @@ def test_without_drift_old_rankings_keep_their_weight():
 
 def test_nothing_judged_twice_says_nothing():
     assert drift.drift(drift.meetings([one for one in judged(0.4, items=3) if one[0] == 0])) is None
+
+
+# ---- by commands
+
+def test_rounds_by_commands(shop, gate, tmp_path, capsys):
+    file = tmp_path / "loop.toml"
+    file.write_text(f"""
+name = "desk"
+start = "start"
+prompts = ["week-*"]
+labels = 12
+answers = 2
+judge = "loan-desk"
+tests = 4
+gate = "{gate}"
+collect = {{ max_tokens = 8 }}
+reward = {{ held_out = 0.0 }}
+""")
+
+    def tunesmith(*words):
+        code = cli.main([*map(str, words), "--workspace", str(shop.workspace.root)])
+        return code, capsys.readouterr()
+
+    code, said = tunesmith("round", file)
+    assert code == 0 and "round desk 1: waiting, for 12 more verdicts on desk-1-answers" in said.out
+    assert "desk 1  waiting" in tunesmith("round")[1].out
+    assert "desk serves start@1" in tunesmith("round", "show", "desk")[1].out
+    assert tunesmith("round", "adopt", "desk")[1].err.startswith("tunesmith: round desk 1 has no model yet")
+    code, said = tunesmith("round", "refuse", "desk", "--why", "a public holiday")
+    assert code == 0 and "round desk 1: refused" in said.out and "a public holiday" in said.out
+    for words, says in ((("round", "rollback", "desk"), "nothing to go back to"),
+                        (("round", "show", "dask"), 'no loop "dask"; did you mean "desk"?'),
+                        (("round", "rollback"), "of which loop?"), (("round", "rolback"), 'did you mean "rollback"?'),
+                        (("round", tmp_path / "no.toml"), "no such file"),
+                        (("round", file, "--schedule", "weekly"), "no cron expression")):
+        code, said = tunesmith(*words)
+        assert code == 2 and says in said.err, (words, said.err)
+
+
+def test_cron_expressions():
+    after = datetime(2026, 11, 21, 12, tzinfo=UTC)  # a Saturday
+    upcoming = commands.times("0 6 * * 1", after)
+    assert [next(upcoming).isoformat() for _ in range(2)] == ["2026-11-23T06:00:00+00:00", "2026-11-30T06:00:00+00:00"]

@@ -15,13 +15,26 @@ from itertools import pairwise
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from tunesmith import __version__, settings
-from tunesmith.commands import adapters, curation, data, mining, mixing, serving, steps, team
+from tunesmith.commands import (
+    adapters,
+    aihelp,
+    curation,
+    data,
+    interactions,
+    mining,
+    mixing,
+    rounds,
+    serving,
+    steps,
+    team,
+)
 from tunesmith.errors import SettingsError, TunesmithError, nearest
 from tunesmith.terminal import Terminal
 
 FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "quickstart": (settings.QuickstartSettings, ()),
     "import": (settings.ImportSettings, ("file",)),
+    "interactions": (settings.InteractionsSettings, ("action", "which")),
     "sft": (settings.SftSettings, ()),
     "collect": (settings.CollectSettings, ()),
     "studio": (settings.StudioSettings, ()),
@@ -38,7 +51,10 @@ FROM_SETTINGS: dict[str, tuple[type[settings.Settings], tuple[str, ...]]] = {
     "data mix": (settings.MixSettings, ("recipe",)),
     "mine": (settings.MineSettings, ()),
     "mine overlap": (settings.OverlapSettings, ()),
+    "revise": (settings.ReviseSettings, ("data",)),
+    "judge": (settings.JudgeSettings, ("groups",)),
     "evaluate": (settings.EvaluateSettings, ("models",)),
+    "round": (settings.RoundCommand, ("action", "which")),
     "serve": (settings.ServeSettings, ()),
     "work": (settings.WorkSettings, ()),
     "migrate openai": (settings.MigrateSettings, ("folder",)),
@@ -209,13 +225,16 @@ def _settings(command: argparse.Namespace) -> Any:
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Terminal], None]] = {
-    "quickstart": steps.quickstart, "import": steps.import_file, "sft": steps.train("sft"), "collect": steps.collect,
+    "quickstart": steps.quickstart, "import": steps.import_file,
+    "interactions": interactions.interactions, "sft": steps.train("sft"), "collect": steps.collect,
     "studio": serving.studio, "reward": steps.train("reward"), "ppo": steps.train("ppo"),
-    "prefer": steps.train("prefer"), "evaluate": steps.evaluate, "migrate openai": steps.migrate,
+    "prefer": steps.train("prefer"), "evaluate": steps.evaluate, "round": rounds.round,
+    "migrate openai": steps.migrate,
     "serve": serving.serve, "work": serving.work, "runs": steps.runs, "adapters": adapters.adapters,
     "adapters merge": adapters.merge, "adapters transfer": adapters.transfer, "data": data.data, "keys": team.keys,
     "team": team.team, "doctor": steps.doctor,
     "data dedupe": curation.dedupe, "data decontaminate": curation.decontaminate, "data health": curation.health,
     "data generate": curation.generate, "data curve": curation.curve,
+    "revise": aihelp.revise, "judge": aihelp.judge,
     "data mix": mixing.mix, "mine": mining.mine, "mine overlap": mining.overlap,
 }

@@ -15,18 +15,20 @@ from tunesmith.settings.curation import (
 )
 from tunesmith.settings.data import CollectSettings, ImportSettings, MigrateSettings
 from tunesmith.settings.evaluation import EvaluateSettings, QuickstartSettings
+from tunesmith.settings.interactions import InteractionsSettings
 from tunesmith.settings.library import MergeSettings, TransferSettings
 from tunesmith.settings.mining import MineSettings, OverlapSettings
 from tunesmith.settings.mixing import MixSettings
 from tunesmith.settings.preference import PreferSettings
-from tunesmith.settings.rounds import RoundSettings
+from tunesmith.settings.rounds import RoundCommand, RoundSettings
 from tunesmith.settings.serving import Served, ServeSettings, StudioSettings, WorkSettings
 from tunesmith.settings.training import PpoSettings, RewardSettings, SftSettings
 
 __all__ = [
     "AdapterKind", "CollectSettings", "Consensus", "CurveSettings", "DecontaminateSettings", "DedupeSettings",
-    "EvaluateSettings", "GenerateSettings", "HealthSettings", "ImportSettings", "JudgeSettings", "Lora",
-    "MergeSettings", "MigrateSettings", "MineSettings", "MixSettings", "Optimization", "OverlapSettings",
-    "PpoSettings", "PreferSettings", "QuickstartSettings", "ReviseSettings", "RewardSettings", "RoundSettings",
-    "ServeSettings", "Served", "Settings", "SftSettings", "StudioSettings", "TransferSettings", "WorkSettings",
+    "EvaluateSettings", "GenerateSettings", "HealthSettings", "ImportSettings", "InteractionsSettings",
+    "JudgeSettings", "Lora", "MergeSettings", "MigrateSettings", "MineSettings", "MixSettings", "Optimization",
+    "OverlapSettings", "PpoSettings", "PreferSettings", "QuickstartSettings", "ReviseSettings", "RewardSettings",
+    "RoundCommand", "RoundSettings", "ServeSettings", "Served", "Settings", "SftSettings", "StudioSettings",
+    "TransferSettings", "WorkSettings",
 ]

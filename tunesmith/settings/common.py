@@ -25,6 +25,8 @@ GOLD_PROMPTS = "with --gold: a dataset of prompts to put to it; those that train
 EARLY_STOP = "with --gold: stop when it likes the policy less than the best version, for sure"
 CONSENSUS = ("several labelers on one group: ability weighs votes by what the labelers are worth, where they overlap; "
              "votes counts each once; none keeps every ranking by itself")
+JUDGED = ("datasets of tunesmith judge: language models' preferences, calibrated against what people say in "
+          "--comparisons, and weighed by how far they agree with them")
 
 
 class Settings(BaseModel):

@@ -9,19 +9,32 @@ from pydantic import Field, model_validator
 from tunesmith.errors import SettingsError
 from tunesmith.settings.common import Settings
 
+LOGS = ("openai", "langfuse", "phoenix", "wildchat", "lmsys", "arena")
+
 
 class ImportSettings(Settings):
     """a file -> a dataset of the workspace"""
 
     file: str = Field(..., description="JSONL, JSON, CSV or Parquet, .gz too")
-    kind: Literal["demonstrations", "prompts", "answers", "comparisons", "rankings"] = Field(..., alias="as")
+    kind: Literal["demonstrations", "prompts", "answers", "comparisons", "rankings", "interactions"] = Field(
+        ..., alias="as")
     name: str = Field(..., description="of the dataset; of the set that answers wait in, or rankings of another tool; "
-                      "with --review of the desk")
+                      "with --review of the desk; where interactions come from")
     source: str = ""
     licence: str = ""
     review: bool = Field(False, description="demonstrations go to the desk: a reviewer accepts them first")
-    origin: Literal["auto", "rows", "tunesmith", "argilla", "labelstudio"] = Field(
-        "auto", alias="from", description="whose export of rankings it is; rows: a dataset of plain rows")
+    origin: Literal["auto", "rows", "tunesmith", "argilla", "labelstudio", "openai", "langfuse", "phoenix", "wildchat",
+                    "lmsys", "arena"] = Field(
+        "auto", alias="from", description="whose export of rankings, or log of interactions, it is; rows: a dataset of "
+        "plain rows")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        known = LOGS if self.kind == "interactions" else ("rows", "argilla", "labelstudio")
+        if self.origin not in ("auto", "tunesmith", *known):
+            raise SettingsError(f"--from {self.origin} is not for --as {self.kind}; it may be auto, tunesmith, "
+                                f"{', '.join(known)}")
+        return self
 
 
 class CollectSettings(Settings):

@@ -12,6 +12,7 @@ from tunesmith.settings.common import (
     EARLY_STOP,
     GOLD,
     GOLD_PROMPTS,
+    JUDGED,
     WATCH,
     Consensus,
     Optimization,
@@ -39,6 +40,7 @@ class PreferSettings(Optimization):
                            "0: only the last")
     comparisons: str = _only("dpo, kto", "", "ranked answer groups, or a dataset of comparisons; kto takes thumbs too")
     without: tuple[str, ...] = _only("dpo, kto", (), "leave these labelers' judgements out")
+    judged: tuple[str, ...] = _only("dpo", (), JUDGED)
     consensus: Consensus = _only("dpo, kto", "ability", CONSENSUS)
     held_out: float = _only("dpo, kto", 0.1, "share of the prompts kept for accuracy", ge=0, lt=1)
     valid: str = _only("dpo", "", "a dataset of comparisons to measure on, ten times in a run, not to learn from")

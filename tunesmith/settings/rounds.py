@@ -93,3 +93,14 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "collect": {"prompts": "x"}, "reward": {"comparisons": "x", "name": "x"},
     "ppo": {"policy": "x", "reward": "y", "prompts": "x", "name": "x"}, "evaluate": {"models": ("x",)},
     "mine": {"name": "x", "ranked": ("x",)}}
+
+
+class RoundCommand(Settings):
+    """one round of a loop, as far as it can go without people; or what became of earlier ones"""
+
+    action: str = Field("ls", description="FILE.toml: begin a round, or go on with the one under way; or ls, show, "
+                        "adopt, refuse, rollback")
+    which: str = Field("", description="the name of a loop, for these")
+    schedule: str = Field("", description="with a file: stay, begin rounds at these times (cron: \"0 6 * * 1\" is "
+                          "Mondays at six), and go on when people have done their part")
+    why: str = Field("", description="refuse: the reason, for those who look later")

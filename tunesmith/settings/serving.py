@@ -7,6 +7,7 @@ import re
 from pydantic import Field, field_validator
 
 from tunesmith.settings.common import Settings
+from tunesmith.settings.interactions import Logged
 
 
 class Served(Settings):
@@ -41,7 +42,7 @@ class StudioSettings(Served):
     groups: str = Field("", description="the set to rank; default: the newest")
 
 
-class ServeSettings(Served):
+class ServeSettings(Logged, Served):
     """OpenAI-compatible API + studio"""
 
     port: int = Field(8000, ge=0, le=65535)

@@ -12,6 +12,7 @@ from tunesmith.settings.common import (
     EARLY_STOP,
     GOLD,
     GOLD_PROMPTS,
+    JUDGED,
     WATCH,
     Consensus,
     Lora,
@@ -66,6 +67,7 @@ class RewardSettings(Lora, Optimization):
     base: str = Field("", description="needed only without a model")
     comparisons: str = Field(..., description="ranked answer groups, or a dataset of comparisons")
     without: tuple[str, ...] = Field((), description="leave these labelers' judgements out")
+    judged: tuple[str, ...] = Field((), description=JUDGED)
     name: str = Field(..., description="the new reward model's name")
     epochs: float = Field(1.0, gt=0)
     batch: int = Field(16, ge=1, description="prompts per optimizer step")
@@ -85,6 +87,8 @@ class RewardSettings(Lora, Optimization):
     def _pairs_only(self) -> Self:
         if self.loss == "plackett-luce" and (self.label_smoothing or self.margin):
             raise SettingsError("--label-smoothing and --margin are for --loss pairs and robust, not for plackett-luce")
+        if self.loss == "plackett-luce" and self.judged:
+            raise SettingsError("--judged brings probabilities of pairs, which --loss plackett-luce has no use for")
         return self
 
 
