@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 def import_file(shop: Shop, settings: ImportSettings) -> Dataset:
     """A file -> a dataset of the workspace."""
-    if settings.kind == "answers":
-        raise SettingsError("answers make a set, not a dataset")
+    if settings.kind == "answers" or settings.kind == "interactions":
+        raise SettingsError(f"{settings.kind} make no dataset")
     found = formats.read(settings.file, settings.kind)
     return shop.workspace.add_dataset(settings.name, settings.kind, found.rows, source=settings.source or settings.file,
                                       licence=settings.licence, skipped=found.skipped)

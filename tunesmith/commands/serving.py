@@ -37,7 +37,7 @@ def serve(command: argparse.Namespace, terminal: Terminal) -> None:
     quotas = Quotas(chosen.requests_per_minute, chosen.storage_mb * 2**20, chosen.unfinished_jobs)
     app = create_app(shop.workspace, engine, base=spec, labeler=chosen.labeler, hosts=chosen.allow_host,
                      https=chosen.https, oidc=_provider(chosen), quotas=quotas, train=chosen.train,
-                     courier=_courier(shop, chosen),
+                     courier=_courier(shop, chosen), feedback_origins=chosen.feedback_origin,
                      **_serving(shop, chosen))
     needs = ("needs a key" if keys.any_key(shop.workspace) or chosen.allow_host else
              "is open to every program on this machine until you make a key")
@@ -62,7 +62,20 @@ def _serving(shop: Shop, chosen: settings.ServeSettings) -> dict[str, Any]:
 
     return {"limits": Limits(chosen.waiting, chosen.adapter_mb * 2**20, chosen.seconds),
             "guard": guard.load(chosen.guard, shop.workspace) if chosen.guard else None,
-            "gateway": gateway(chosen.engine, chosen.seconds) if chosen.engine else None}
+            "gateway": gateway(chosen.engine, chosen.seconds) if chosen.engine else None,
+            "keeper": _keeper(shop, chosen)}
+
+
+def _keeper(shop: Shop, chosen: settings.ServeSettings) -> Any:
+    """What logs interactions; None without consent of who serves."""
+    from tunesmith.service.interactions import Log
+    from tunesmith.store.interactions import Policy
+    from tunesmith.store.privacy import presidio
+
+    if chosen.log == "off":
+        return None
+    more = (presidio(),) if chosen.scrub == "presidio" else ()
+    return Log(shop.workspace, chosen.log, Policy(chosen.log_days, chosen.log_holdout, more))
 
 
 def _courier(shop: Shop, chosen: settings.ServeSettings) -> Any:

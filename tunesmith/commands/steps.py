@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.commands.common import open_shop, skipped, which
+from tunesmith.commands.interactions import import_log
 from tunesmith.errors import GateClosed
 from tunesmith.terminal import Terminal, table, watched
 
@@ -18,6 +19,8 @@ def import_file(command: argparse.Namespace, terminal: Terminal) -> None:
     from tunesmith import rounds
 
     chosen, shop = command.settings, open_shop(command, terminal)
+    if chosen.kind == "interactions":
+        return import_log(shop.workspace, chosen, terminal)
     if chosen.review:
         new, left = rounds.import_drafts(shop, chosen)
         return terminal.result({"desk": chosen.name, "new": new, "skipped": left},

@@ -25,6 +25,7 @@ from tunesmith.store import team
 
 if TYPE_CHECKING:
     from tunesmith.service.gateway import Gateway
+    from tunesmith.service.interactions import Log
     from tunesmith.service.oidc import Provider
     from tunesmith.service.webhooks import Courier
     from tunesmith.store.workspace import Workspace
@@ -35,7 +36,8 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
                https: bool = False, quotas: Quotas | None = None, limits: Limits | None = None,
                guard: answer_guard.Guard | None = None, gateway: Gateway | None = None,
                train: bool = False, courier: Courier | None = None,
-               oidc: Provider | None = None) -> FastAPI:
+               oidc: Provider | None = None, keeper: Log | None = None,
+               feedback_origins: Sequence[str] = ()) -> FastAPI:
     """The studio, and with an `engine` the API too.
 
     `engine` is called on the first request that needs it, so the pages answer at once and without torch. `base` is
@@ -43,7 +45,8 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     who starts it, made as an admin if it is new. `hosts` are the names, beside loopback's, that it may be called by;
     `https` says that a proxy in front of it encrypts. `quotas` hold for each key under /v1. `limits` are the
     engine's; `guard` keeps risky answers back; with a `gateway` another server writes instead of the engine. `train`
-    works on fine-tuning jobs beside it; `courier` tells webhooks when they end.
+    works on fine-tuning jobs beside it; `courier` tells webhooks when they end. `keeper` logs interactions; pages of
+    `feedback_origins` may tell it what their users did.
 
     Raises:
         UserError: `labeler` cannot be an account's name or is switched off.
@@ -56,6 +59,8 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
             yield
         if hub:
             hub.close()
+        if keeper:
+            keeper.close()
 
     app = FastAPI(title="Tunesmith", version=__version__, docs_url=None, redoc_url=None, openapi_url=None,
                   lifespan=lifespan)
@@ -64,7 +69,7 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     app.state.rates = Rates(app.state.quotas.requests_per_minute)
     app.state.owner = team.owner(workspace, labeler).name
     refusals.install(app)
-    app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https)
+    app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https, feedback_origins=feedback_origins)
     for pages in (accounts, rank, desk, sources, live, dashboards):
         app.include_router(pages.router(workspace))
     app.state.oidc = oidc is not None
@@ -76,15 +81,18 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     for staff in (manage, queue):
         app.include_router(staff.router(workspace, board))
     if hub:
-        from tunesmith.service import completions, files, finetuning, graders, metrics, openai
+        from tunesmith.service import completions, files, finetuning, graders, interactions, metrics, openai
 
-        writers = [gateway.router(hub, guard)] if gateway else [openai.router(hub, guard),
-                                                                completions.router(hub, guard)]
+        writers = [gateway.router(hub, guard, keeper)] if gateway else [openai.router(hub, guard, keeper),
+                                                                        completions.router(hub, guard)]
         for routes in writers:
             app.include_router(routes, dependencies=[Depends(access.chat)])
         app.include_router(metrics.router(hub.metrics), dependencies=[Depends(access.program("read"))])
         for routes in (files.router(workspace), finetuning.router(workspace, hub), graders.router(workspace, hub)):
             app.include_router(routes)
+        if keeper:
+            keeper.metrics = hub.metrics
+            app.include_router(interactions.router(keeper))
         if guard:
             guard.count = lambda model: hub.metrics.guarded.labels(model).inc()
             app.include_router(answer_guard.router(guard))

@@ -1,6 +1,7 @@
 """Scripts and styles: kept by the browser for good under an address that changes with their content.
 
 `/static/VERSION/rank.js` and all that it imports are sent once; `/static/rank.js` works too, and is asked about again.
+`/static/feedback.js` is for pages of other sites.
 """
 
 from __future__ import annotations
@@ -27,5 +28,7 @@ class Assets(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         plain = path.removeprefix(f"{VERSION}/")
         answer = await super().get_response(plain, scope)
+        if plain == "feedback.js":
+            answer.headers["cross-origin-resource-policy"] = "cross-origin"
         answer.headers["cache-control"] = "no-cache" if plain == path else "public, max-age=31536000, immutable"
         return answer

@@ -28,10 +28,11 @@ from starlette.concurrency import run_in_threadpool
 
 from tunesmith.contracts import Token
 from tunesmith.errors import MissingExtra, SettingsError
-from tunesmith.records import conversation
+from tunesmith.records import Conversation, conversation
 from tunesmith.service import openai, outbound, wire
 from tunesmith.service.guard import Guard, Route
 from tunesmith.service.hub import Card, Hub
+from tunesmith.service.interactions import Exchange, Log
 from tunesmith.service.refusals import Refusal
 from tunesmith.service.wire import Choice, EventStream
 
@@ -73,16 +74,18 @@ class Gateway:
         self._handed: set[str] = set()
         self._base = ""
 
-    def router(self, hub: Hub, guard: Guard | None = None) -> APIRouter:
-        """The routes under /v1."""
+    def router(self, hub: Hub, guard: Guard | None = None, keeper: Log | None = None) -> APIRouter:
+        """The routes under /v1; `keeper` logs what users agree to."""
         routes = openai.listing(hub)
 
         @routes.post("/chat/completions")
         async def chat(request: Request, body: Annotated[Json, Body()]) -> Any:
             card = _card(hub, body)
             if guard and (route := guard.route(card.name, card.adapter)):
-                return await self._judged(request, body, card, hub, guard, route)
-            return await self._pass_on(request, "/v1/chat/completions", body, card, hub)
+                return await self._judged(request, body, card, hub, guard, route, keeper)
+            id = wire.head("chatcmpl", card.shown)["id"]
+            exchange = keeper.begin(request, body, _said(body), card.shown, id) if keeper else None
+            return await self._pass_on(request, "/v1/chat/completions", body, card, hub, exchange)
 
         @routes.post("/completions")
         async def complete(request: Request, body: Annotated[Json, Body()]) -> Any:
@@ -94,12 +97,17 @@ class Gateway:
 
         return routes
 
-    async def _pass_on(self, request: Request, path: str, body: Json, card: Card, hub: Hub) -> Any:
+    async def _pass_on(self, request: Request, path: str, body: Json, card: Card, hub: Hub,
+                       exchange: Exchange | None = None) -> Any:
         reply = await wire.unless_gone(request, self._send(path, body, card, hub))
         if body.get("stream"):
-            return EventStream(wire.guarded(path, self._frames(reply, card, hub)))
+            return EventStream(wire.guarded(path, self._frames(reply, card, hub, exchange)),
+                               *([exchange.close] if exchange else []))
         made = await wire.unless_gone(request, self._read(reply))
         _count(hub, card, made.get("usage"))
+        if exchange:
+            made["id"] = exchange.about.id
+            exchange.whole([_choice(c) for c in made["choices"]])
         return JSONResponse({**made, "model": card.shown})
 
     async def _send(self, path: str, body: Json, card: Card, hub: Hub) -> httpx.Response:
@@ -169,7 +177,8 @@ class Gateway:
 
     # ---- the guard
 
-    async def _judged(self, request: Request, body: Json, card: Card, hub: Hub, guard: Guard, route: Route) -> Any:
+    async def _judged(self, request: Request, body: Json, card: Card, hub: Hub, guard: Guard, route: Route,
+                      keeper: Log | None) -> Any:
         """Asked for whole, judged, and only then sent, streamed if that was asked for."""
         n, logprobs = int(body.get("n") or 1), bool(body.get("logprobs"))
         options = body.get("stream_options") or {}
@@ -178,9 +187,11 @@ class Gateway:
         reply = await wire.unless_gone(request, self._send("/v1/chat/completions", sent, card, hub))
         made = await wire.unless_gone(request, self._read(reply))
         _count(hub, card, made.get("usage"))
-        said = conversation([{"role": m["role"], "content": _text(m.get("content"))} for m in body["messages"]])
+        said = _said(body)
         choices = (await guard.judge(route, card.shown, said, [_choice(c) for c in made["choices"]], hub.score))[:n]
         answer = openai.Reply(card.shown, made["usage"]["prompt_tokens"], logprobs, bool(options.get("include_usage")))
+        if exchange := keeper and keeper.begin(request, body, said, card.shown, answer.id):
+            exchange.whole(choices)
         if body.get("stream"):
             return EventStream(wire.guarded(request.url.path, answer.replay(choices)))
         return JSONResponse(answer.whole(choices))
@@ -213,8 +224,10 @@ class Gateway:
             raise Refusal(f"The server at {self.url} did not answer as an OpenAI-compatible server does.", status=502)
         return found
 
-    async def _frames(self, reply: httpx.Response, card: Card, hub: Hub) -> AsyncGenerator[str, None]:
-        """Its events, with the model's name that was asked for."""
+    async def _frames(self, reply: httpx.Response, card: Card, hub: Hub,
+                      exchange: Exchange | None = None) -> AsyncGenerator[str, None]:
+        """Its events, with the model's name that was asked for; of one that is logged, with the log's id."""
+        ours = {"model": card.shown, **({"id": exchange.about.id} if exchange else {})}
         try:
             async with aclosing(reply.aiter_lines()) as lines:  # type: ignore[type-var]
                 async for line in lines:
@@ -224,7 +237,9 @@ class Gateway:
                     if "error" in event:
                         raise Refusal(str(event["error"].get("message", "")), status=502)
                     _count(hub, card, event.get("usage"))
-                    yield wire.frame({**event, "model": card.shown})
+                    if exchange:
+                        _overhear(exchange, event)
+                    yield wire.frame({**event, **ours})
         except self._failed as error:
             raise Refusal(f"The server at {self.url} broke off.", status=502) from error
         finally:
@@ -257,6 +272,15 @@ def _choice(found: Mapping[str, Any]) -> Choice:
     content = (found.get("logprobs") or {}).get("content") or []
     tokens = [Token(t["token"], bytes(t.get("bytes") or t["token"].encode()), t["logprob"]) for t in content]
     return Choice(found["message"].get("content") or "", str(found.get("finish_reason") or "stop"), tokens, len(tokens))
+
+
+def _overhear(exchange: Exchange, event: Json) -> None:
+    for choice in event.get("choices", ()):
+        exchange.heard(choice["index"], choice["delta"].get("content") or "", choice.get("finish_reason"))
+
+
+def _said(body: Json) -> Conversation:
+    return conversation([{"role": m["role"], "content": _text(m.get("content"))} for m in body["messages"]])
 
 
 def _text(content: Any) -> str:

@@ -31,6 +31,8 @@ class Metrics:
         self.refused = Counter(name("refused"), "Requests turned away because too many were waiting", registry=made)
         self.cancelled = Counter(name("cancelled"), "Requests whose client left before the end", registry=made)
         self.guarded = Counter(name("guarded"), "Answers that a guard kept back", ["model"], registry=made)
+        self.interactions = Counter(name("interactions"), "Exchanges logged, or dropped because storing them took too "
+                                    "long or failed", ["outcome"], registry=made)
         self.batch = Gauge(name("batch_answers"), "Answers in the batch", registry=made)
         self.open = Gauge(name("requests_open"), "Requests with the engine, waiting or being written", registry=made)
         self.step = Histogram(name("step_seconds"), "One step of the batch", registry=made, buckets=FAST)

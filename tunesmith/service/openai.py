@@ -1,12 +1,13 @@
 """OpenAI's API, as far as chat goes: /v1/models and /v1/chat/completions (`completions` has /v1/completions).
 
 Every policy adapter of the workspace is a model: `desk` is its newest version, `desk@2` that one, the base has its own
-name. Left out: tools, structured output, stored completions, content that is not text.
+name. Left out: tools, structured output, reading stored completions back (`store` feeds the interaction log, if there
+is one), content that is not text.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from tunesmith.records import Conversation, Message
 from tunesmith.service import wire
 from tunesmith.service.guard import Guard
 from tunesmith.service.hub import Ask, Card, Hub, Running
+from tunesmith.service.interactions import Log
 from tunesmith.service.pages import moment
 from tunesmith.service.refusals import Refusal
 from tunesmith.service.wire import Choice, EventStream, Sampled, Strict, refuse_unsupported
@@ -67,6 +69,12 @@ class ChatRequest(Sampled):
         return tuple(m.record() for m in self.messages)
 
     @property
+    def asked(self) -> dict[str, Any]:
+        """How it is asked for, and by whom."""
+        return {**(self.model_extra or {}), "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed,
+                "n": self.n}
+
+    @property
     def length(self) -> int:
         """The asked-for number of tokens, under the new name or the old; 0 if there is none."""
         return self.max_completion_tokens or self.max_tokens or 0
@@ -87,13 +95,14 @@ def listing(hub: Hub) -> APIRouter:
     return routes
 
 
-def router(hub: Hub, guard: Guard | None = None) -> APIRouter:
-    """The routes under /v1."""
+def router(hub: Hub, guard: Guard | None = None, keeper: Log | None = None) -> APIRouter:
+    """The routes under /v1; `keeper` logs what users agree to."""
     routes = listing(hub)
+    neutral = {**NEUTRAL, "store": (False, True)} if keeper else NEUTRAL
 
     @routes.post("/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Any:
-        refuse_unsupported(body, NEUTRAL)
+        refuse_unsupported(body, neutral)
         if body.top_logprobs and not body.logprobs:
             raise Refusal("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.",
                           param="top_logprobs", code="invalid_value")
@@ -104,13 +113,17 @@ def router(hub: Hub, guard: Guard | None = None) -> APIRouter:
                   detail=bool(body.logprobs or route))
         running = await wire.unless_gone(request, hub.open(ask))
         reply = Reply(card.shown, running.used, bool(body.logprobs), body.usage)
+        exchange = keeper.begin(request, body.asked, body.conversation(), card.shown, reply.id) if keeper else None
         if guard and route:
             choices = await wire.whole(request, running)
             choices = (await guard.judge(route, ask.model, body.conversation(), choices, hub.score))[:n]
         elif body.stream:
-            return EventStream(wire.guarded(request.url.path, reply.frames(running)), running.close)
+            frames = wire.guarded(request.url.path, reply.frames(running, exchange.heard if exchange else None))
+            return EventStream(frames, running.close, *([exchange.close] if exchange else []))
         else:
             choices = await wire.whole(request, running)
+        if exchange:
+            exchange.whole(choices)
         if body.stream:
             return EventStream(wire.guarded(request.url.path, reply.replay(choices)))
         return JSONResponse(reply.whole(choices))
@@ -124,6 +137,7 @@ class Reply:
     def __init__(self, model: str, prompt_tokens: int, logprobs: bool, usage: bool):
         self.prompt_tokens, self.logprobs, self.usage = prompt_tokens, logprobs, usage
         self._head = wire.head("chatcmpl", model)
+        self.id: str = self._head["id"]
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The body of an unstreamed reply."""
@@ -135,8 +149,9 @@ class Reply:
         return {**self._head, "object": "chat.completion", "choices": made,
                 "usage": wire.usage(self.prompt_tokens, sum(c.count for c in choices))}
 
-    async def frames(self, running: Running) -> AsyncGenerator[str, None]:
-        """Chunks as they are written; several answers take turns."""
+    async def frames(self, running: Running,
+                     heard: Callable[[int, str, str | None], None] | None = None) -> AsyncGenerator[str, None]:
+        """Chunks as they are written; several answers take turns. `heard` is told (answer, text, how it ended)."""
         written = 0
         for i in range(running.ask.n):
             yield self._chunk(i, {"role": "assistant", "content": "", "refusal": None})
@@ -145,11 +160,14 @@ class Reply:
                 if piece is None:
                     yield wire.COMMENT
                     continue
+                finish = None if piece.answer is None else "stop" if piece.answer.finished else "length"
+                if heard:
+                    heard(piece.index, piece.text, finish)
                 if piece.text or (self.logprobs and piece.tokens):
                     yield self._chunk(piece.index, {"content": piece.text}, None, piece.tokens)
                 if piece.answer is not None:
                     written += len(piece.answer.tokens)
-                    yield self._chunk(piece.index, {}, "stop" if piece.answer.finished else "length")
+                    yield self._chunk(piece.index, {}, finish)
         if self.usage:
             yield self._event([], {"usage": wire.usage(self.prompt_tokens, written)})
 

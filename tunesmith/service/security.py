@@ -5,6 +5,7 @@
 - Unsafe methods must come from our own pages or from no page at all (Origin, Sec-Fetch-Site) and stay under a size.
   Under /api and /v1 they carry JSON, or a file where files are sent. Elsewhere they are HTML forms, which only our
   own pages may send: Origin or Sec-Fetch-Site must say so.
+- What users of an application did may be sent (`FEEDBACK`) by pages of the origins that were named for that.
 - Every answer, errors too, carries the security headers and an x-request-id.
 
 Any port is allowed in Host (an SSH tunnel may use another one); an Origin must equal that Host, port included.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.errors import UserError
@@ -32,6 +34,7 @@ MAX_UPLOAD = 2**30
 FILES = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 """Where programs send files as forms, as OpenAI's client does; each may have `MAX_FILE` bytes."""
 MAX_FILE = 513 * 2**20
+FEEDBACK = "/v1/feedback"
 
 PAGE_POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
                "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -48,6 +51,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+PREFLIGHT = {"access-control-allow-methods": "POST", "access-control-allow-headers": "content-type",
+             "access-control-max-age": "86400"}
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _KINDS = {"application/json": "JSON", "application/octet-stream": "a file", "multipart/form-data": "a form"}
@@ -67,8 +72,9 @@ def require_named(host: str, names: Sequence[str]) -> None:
 class Guard:
     """ASGI middleware, the outermost of ours. `hosts` and `https` as in `create_app`."""
 
-    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY, hosts: Sequence[str] = (), https: bool = False):
-        self.app, self.max_body = app, max_body
+    def __init__(self, app: ASGIApp, max_body: int = MAX_BODY, hosts: Sequence[str] = (), https: bool = False,
+                 feedback_origins: Sequence[str] = ()):
+        self.app, self.max_body, self.feedback_origins = app, max_body, frozenset(feedback_origins)
         self.hosts, self.https = frozenset(h.lower() for h in hosts), https
         self.headers = {**HEADERS, **({"strict-transport-security": "max-age=31536000"} if https else {})}
 
@@ -78,6 +84,7 @@ class Guard:
             return
         request_id = f"req_{uuid.uuid4().hex}"
         started = False
+        guest = self.guest(scope)
 
         async def reply(message: Message) -> None:
             nonlocal started
@@ -89,10 +96,15 @@ class Guard:
                 for name, value in scope.get("state", {}).get("headers", {}).items():  # what the route has to add
                     headers[name] = value
                 headers["x-request-id"] = request_id
+                if guest:
+                    headers["access-control-allow-origin"] = guest
+                    headers["vary"] = "origin"
             await send(message)
 
         try:
             path = scope["path"]
+            if guest and scope["method"] == "OPTIONS":
+                return await Response(status_code=204, headers=PREFLIGHT)(scope, receive, reply)
             limit = MAX_UPLOAD if path.startswith(UPLOADS) else MAX_FILE if FILES.fullmatch(path) else self.max_body
             self.check(scope["method"], scope["path"], Headers(scope=scope), limit)
             if "\0" in scope["path"] or b"%00" in scope.get("query_string", b""):
@@ -113,7 +125,7 @@ class Guard:
         self.check_host(host)
         if method in _SAFE:
             return
-        ours = self.check_origin(host, headers)
+        ours = not self.guest_of(path, headers) and self.check_origin(host, headers)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             raise Refusal(f"The body is larger than {limit} bytes.", status=413)
@@ -135,6 +147,14 @@ class Guard:
         if not (name in _LOOPBACK_HOSTS or name in self.hosts) or not (port == "" or port.isdecimal()):
             names = ", ".join(["127.0.0.1, localhost", *sorted(self.hosts)])
             raise Refusal(f'This server answers to {names} and [::1] only, not to "{host[:80]}".', status=421)
+
+    def guest(self, scope: Scope) -> str:
+        """The origin of a page that may send feedback from elsewhere, "" for every other request."""
+        return self.guest_of(scope["path"], Headers(scope=scope))
+
+    def guest_of(self, path: str, headers: Headers) -> str:
+        origin = headers.get("origin", "")
+        return origin if path == FEEDBACK and origin in self.feedback_origins else ""
 
     def check_origin(self, host: str, headers: Headers) -> bool:
         """Whether a page of ours sent this; False if no page did. A page of another site is refused."""

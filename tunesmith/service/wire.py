@@ -175,19 +175,21 @@ COMMENT = ": still at it\n\n"
 
 
 class EventStream(StreamingResponse):
-    """Closes its generator when the client has gone, so that the generation stops; `close` is called in any case."""
+    """Closes its generator when the client has gone, so that the generation stops; all of `closing` is called in any
+    case."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[str, None], close: Callable[[], None] = lambda: None):
+    def __init__(self, frames: AsyncGenerator[str, None], *closing: Callable[[], None]):
         super().__init__(frames, headers={"x-accel-buffering": "no"})
-        self._close = close
+        self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._close()
+            for close in self._closing:
+                close()
 
     async def stream_response(self, send: Send) -> None:
         async with aclosing(cast(AsyncGenerator[str, None], self.body_iterator)):
