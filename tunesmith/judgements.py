@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from tunesmith.errors import UserError, nearest
 from tunesmith.feedback.agreement import agreement, self_consistency
-from tunesmith.feedback.consensus import Agreed, agree, flip_rate
+from tunesmith.feedback.consensus import Agreed, agree, flip_rate, is_held_out
 from tunesmith.feedback.groups import ranked
+from tunesmith.feedback.reliability import reliability, weighed
 from tunesmith.records import AnswerGroup
 from tunesmith.settings import PreferSettings, RewardSettings
 from tunesmith.statistics import Interval
@@ -69,13 +70,35 @@ def agreed(workspace: Workspace, settings: RewardSettings | PreferSettings) -> A
     name = settings.comparisons
     held = sorted(quarantined(workspace) - set(settings.without))
     cap = project(workspace, name).share_cap if name in set_names(workspace) else 1.0
-    found = agree(comparisons(workspace, name, settings.without), settings.consensus, cap=cap,
-                  held_out=settings.held_out)
+    people = comparisons(workspace, name, settings.without)
+    found = agree(people, settings.consensus, cap=cap, held_out=settings.held_out)
+    if settings.judged:
+        found = _beside(workspace, settings, people, found)
     if held and name in set_names(workspace):
         left = {who: count for who, count in Counter(r.labeler for r in workspace.rankings(name, latest=True)).items()
                 if who in held}
         return Agreed(found.groups, {**found.about, "quarantined": left})
     return found
+
+
+def _beside(workspace: Workspace, settings: RewardSettings | PreferSettings, people: Sequence[AnswerGroup],
+            found: Agreed) -> Agreed:
+    """People's groups, and language models' labels beside them, each at what it is worth.
+
+    Raises:
+        UserError: a dataset that holds no judge's labels.
+    """
+    labels = []
+    for name in settings.judged:
+        dataset = workspace.dataset(name)
+        rows = list(dataset.rows()) if dataset.kind == "comparisons" else []
+        if not rows or any(g.source != "judge" for g in rows):
+            raise UserError(f"{name} holds no labels by a language model: --judged is for what tunesmith judge makes")
+        labels += rows
+    known = reliability([g for g in people if not is_held_out(g, settings.held_out)], labels)
+    more = weighed(labels, known, settings.held_out)
+    about = {who: {**r.to_dict(), "groups": sum(g.labeler == who for g in more)} for who, r in known.items()}
+    return Agreed([*found.groups, *more], {**found.about, "judges": about})
 
 
 def label_noise(workspace: Workspace, settings: RewardSettings) -> float:

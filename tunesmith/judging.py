@@ -75,20 +75,20 @@ def find(shop: Shop, spec: str, *, asks: str = "", guidelines: str = "") -> Pair
         return Pairwise("people", PEOPLE)
     if spec.endswith(".toml"):
         rubric = rubrics.parse(spec)
-        engine, model, made = _asked(shop, asks) if rubric.questions and asks else (None, "", "")
+        engine, model, made = asked(shop, asks) if rubric.questions and asks else (None, "", "")
         judge = RubricJudge(rubric, engine, model)
         return Pairwise(f"rubric {rubric.name}", "rubric", judge, fingerprint([Path(spec).read_text("utf-8"), made]))
     if kind not in KINDS:
         return None
     if kind == "checklist":
-        engine, model, made = _asked(shop, rest)
+        engine, model, made = asked(shop, rest)
         return Pairwise(f"checklists by {made}", "checklist", ChecklistJudge(engine, model), made)
-    engine, model, made = _asked(shop, spec)
+    engine, model, made = asked(shop, spec)
     return Pairwise(made, "language model", ModelJudge(engine, model, guidelines=guidelines, name=made),
                     fingerprint([made, guidelines]))
 
 
-def _asked(shop: Shop, spec: str) -> tuple[Engine, str, str]:
+def asked(shop: Shop, spec: str) -> tuple[Engine, str, str]:
     """An engine, the model's name in it, and what it is in words."""
     kind, _, name = spec.partition(":")
     if kind == "endpoint" and name:

@@ -8,6 +8,7 @@ The loan desk's built-in rubric is none of them: it judges, and training never r
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith import judging
@@ -38,6 +39,9 @@ def objective(shop: Shop, base: Base, settings: PpoSettings | PreferSettings) ->
         return NOTHING
     names = [w.name for w in weights] + [r.name for r in rules]
     signals = {name: _signal(shop, base, name, f"signal{n}", settings) for n, name in enumerate(names)}
+    called = [s.name for s in signals.values()]
+    if len(set(called)) < len(called):
+        raise UserError(f"two of {', '.join(names)} would have one name in the run's log: rename a file")
     return Objective(tuple((signals[w.name], w.weight) for w in weights),
                      tuple(Bound(signals[r.name], r) for r in rules), settings.multiplier_rate)
 
@@ -49,7 +53,7 @@ def _signal(shop: Shop, base: Base, name: str, slot: str, settings: PpoSettings 
 
     if name.endswith(".toml"):
         judge, made = rules(shop, name, settings.asks)
-        return Signal(name, judge.shares, made)
+        return Signal(Path(name).stem, judge.shares, made)
     if name in shop.judges:
         raise UserError(f"{name} judges what training made, so training must not read it: name a reward model, or a "
                         "rubric's FILE.toml")

@@ -13,7 +13,6 @@ judged stand between marks that they cannot know, and the judge is told to follo
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ import numpy as np
 
 from tunesmith.contracts import Engine, Sampling, Scorer
 from tunesmith.errors import DataError, TooLong, UserError
+from tunesmith.evaluate.ledger import Ledger
 from tunesmith.evaluate.outcomes import Outcomes, Pair
 from tunesmith.records import Answer, Conversation, Message, Prompt, fingerprint
 from tunesmith.statistics import Interval, mean_interval, wilson
@@ -352,33 +352,15 @@ def about(verdicts: Sequence[Verdict]) -> About:
 # ---- kept
 
 class _Kept:
-    """Verdicts on disk, a line each, so that a run that was stopped asks nothing twice; None keeps nothing.
-
-    A file belongs to one judge: another one's is begun anew. Verdicts are found by prompt and texts.
-    """
+    """Verdicts that a judge gave already, by prompt and texts, and the file that keeps them; None keeps nothing."""
 
     def __init__(self, path: Path | None, judge: str, fingerprint: str):
-        self.path, self.header = path, json.dumps({"judge": judge, "fingerprint": fingerprint})
-        self.known: dict[str, Verdict] = {}
-        if path is None:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        written = path.read_text(encoding="utf-8") if path.exists() else ""
-        whole = written[:written.rfind("\n") + 1]  # what comes behind the last line end was cut off
-        first, *lines = whole.splitlines() or [""]
-        if first != self.header:
-            whole, lines = self.header + "\n", []
-        path.write_text(whole, encoding="utf-8")
-        for line in lines:
-            row = json.loads(line)
-            self.known[row["key"]] = Verdict(row["outcome"], row["reason"], tuple(Look(**k) for k in row["looks"]))
+        self.ledger = Ledger(path, {"judge": judge, "fingerprint": fingerprint})
+        self.known = {row["key"]: Verdict(row["outcome"], row["reason"], tuple(Look(**k) for k in row["looks"]))
+                      for row in self.ledger.rows}
 
     def add(self, pair: Pair, prompts: Sequence[Prompt], keys: Sequence[str], verdicts: Sequence[Verdict]) -> None:
         self.known |= dict(zip(keys, verdicts, strict=True))
-        if self.path is None:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            for prompt, key, v in zip(prompts, keys, verdicts, strict=True):
-                row = {"key": key, "model": pair[0], "baseline": pair[1], "prompt": prompt.id, "outcome": v.outcome,
-                       "reason": v.reason, "looks": [asdict(k) for k in v.looks]}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.ledger.add({"key": key, "model": pair[0], "baseline": pair[1], "prompt": prompt.id, "outcome": v.outcome,
+                         "reason": v.reason, "looks": [asdict(k) for k in v.looks]}
+                        for prompt, key, v in zip(prompts, keys, verdicts, strict=True))

@@ -151,6 +151,23 @@ def bring(workspace: Workspace, desk: str, set_name: str, author: str) -> int:
     return add(workspace, desk, found, origin="generated", author=author)
 
 
+def suggest(workspace: Workspace, desk: str, original: Demonstration, edited: Demonstration, *, by: str,
+            note: str = "") -> bool:
+    """Put a demonstration on a desk with another text that a model suggests, and why: the page shows what would change,
+    a person decides. False if somebody has been at this draft before.
+
+    Raises:
+        UserError: a bad name.
+        DataError: one that is no demonstration or cannot be stored.
+    """
+    add(workspace, desk, [original], origin="generated", author=by)
+    id = _content_id(desk, original)
+    if draft(workspace, id).reviews:
+        return False
+    decision = Review(fingerprint([id, turns(edited.messages)]), by, "pending", note=note[:LONGEST_NOTE], edited=edited)
+    return review(workspace, id, decision, role="reviewer", seen=0)
+
+
 def write(workspace: Workspace, desk: str, id: str, demonstration: Demonstration, author: str) -> bool:
     """Store what a person wrote; False if this id is stored already with the same text (a retry).
 
@@ -237,20 +254,25 @@ def other_reviewers(workspace: Workspace, name: str) -> bool:
         return _other_reviewers(c, name)
 
 
-def publish(workspace: Workspace, desk: str, name: str) -> Dataset:
+def publish(workspace: Workspace, desk: str, name: str, *, unreviewed: bool = False) -> Dataset:
     """All accepted drafts of a desk, as edited, as a new dataset. The same once more gives the dataset that is there.
+
+    Args:
+        unreviewed: those that wait for a review too, on the word of who asks; the dataset says so.
 
     Raises:
         NotFound: no such desk.
         UserError: nothing is accepted yet, a bad name, or other rows have the name already.
     """
     counts = find(workspace, desk)
-    if not counts.accepted:
+    wanted = counts.accepted + (counts.pending if unreviewed else 0)
+    if not wanted:
         raise UserError(f"nothing on {desk} is accepted yet; {counts.pending} wait for a review")
-    rows = dict.fromkeys(_accepted(workspace, desk))
-    skipped = {"waiting for a review": counts.pending, "rejected": counts.rejected,
-               "exact duplicate": counts.accepted - len(rows)}
-    return workspace.add_dataset(name, "demonstrations", rows, source=f"the desk {desk}",
+    rows = dict.fromkeys(_accepted(workspace, desk, ("accepted", "pending") if unreviewed else ("accepted",)))
+    skipped = {"waiting for a review": 0 if unreviewed else counts.pending, "rejected": counts.rejected,
+               "exact duplicate": wanted - len(rows)}
+    said = f"; nobody reviewed {counts.pending} of it" if unreviewed and counts.pending else ""
+    return workspace.add_dataset(name, "demonstrations", rows, source=f"the desk {desk}{said}",
                                  licence=_common(r.licence for r in rows),
                                  skipped={why: n for why, n in skipped.items() if n > 0})
 
@@ -473,9 +495,9 @@ def _edits(c: sa.Connection, seqs: Sequence[int]) -> dict[int, str]:
     return {row.draft_seq: row.body for row in c.execute(query)}
 
 
-def _accepted(workspace: Workspace, desk: str) -> Iterable[Demonstration]:
-    """The accepted ones as last edited, oldest first."""
-    query = (sa.select(db.drafts).where(db.drafts.c.desk == desk, db.drafts.c.state == "accepted")
+def _accepted(workspace: Workspace, desk: str, states: Sequence[State]) -> Iterable[Demonstration]:
+    """Those of these states as last edited, oldest first; in a dataset all are accepted."""
+    query = (sa.select(db.drafts).where(db.drafts.c.desk == desk, db.drafts.c.state.in_(states))
              .order_by(db.drafts.c.seq).limit(CHUNK))
     last = 0
     with workspace.database.read() as c:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tunesmith.contracts import check_tiers
 from tunesmith.errors import DataError, NotFound
-from tunesmith.records import Ranking
+from tunesmith.records import Labeler, Ranking
 from tunesmith.store import tables as db
 from tunesmith.store.checks import valid_labeler
 from tunesmith.store.database import insert_once, pack
@@ -165,6 +165,19 @@ class _Known:
         known = r.id in self.taken
         self.taken[r.id] = group, labeler
         return known
+
+
+def enlist(c: sa.Connection, labeler: Labeler) -> None:
+    """Note a labeler whose judgements are no rankings, such as a language model.
+
+    Raises:
+        DataError: the name is another's.
+    """
+    insert_once(c, db.labelers, {"name": labeler.name},
+                {"simulated": labeler.simulated, "role": labeler.role, "created": now()})
+    row = c.execute(sa.select(db.labelers).where(db.labelers.c.name == labeler.name)).one()
+    if (row.simulated, row.role) != (labeler.simulated, labeler.role):
+        raise DataError(f'the name "{labeler.name}" is taken by another labeler ({row.role})')
 
 
 def first_refused(c: sa.Connection, rankings: Sequence[Ranking]) -> tuple[int, str] | None:

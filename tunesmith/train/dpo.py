@@ -85,7 +85,8 @@ def train(workspace: Workspace, base: Base, settings: PreferSettings, groups: Se
 
         def publish(step: int = 0) -> Adapter:
             return run.publish(settings.name, "policy", base, lambda folder: adapters.save(base, "policy", folder),
-                               {settings.comparisons: data}, {"policy": str(start)}, step)
+                               dict.fromkeys((settings.comparisons, *settings.judged), data), {"policy": str(start)},
+                               step)
 
         run.publish_every(settings.snapshots, publish)
         for step in range(first, steps):

@@ -102,7 +102,8 @@ def train(workspace: Workspace, base: Base, settings: RewardSettings, groups: Se
             save(folder)
             head.save(folder)
 
-        return run.publish(settings.name, "reward", base, write, {settings.comparisons: data},
+        return run.publish(settings.name, "reward", base, write,
+                           dict.fromkeys((settings.comparisons, *settings.judged), data),
                            {"model": str(parent)} if parent else {})
 
 

@@ -1,0 +1,33 @@
+"""What a model said, kept on disk a line at a time, so that a run that was stopped asks nothing twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Ledger:
+    """Rows in a file of JSON lines, under a header that says what made them. A file with another header is begun anew;
+    None keeps nothing. A last line that was cut off is dropped."""
+
+    def __init__(self, path: Path | None, header: Mapping[str, Any]):
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written, wanted = path.read_text(encoding="utf-8") if path.exists() else "", json.dumps(header)
+        whole = written[:written.rfind("\n") + 1]
+        first, *lines = whole.splitlines() or [""]
+        if first != wanted:
+            whole, lines = wanted + "\n", []
+        path.write_text(whole, encoding="utf-8")
+        self.rows = [json.loads(line) for line in lines]
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write rows at the end."""
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
