@@ -93,8 +93,8 @@ ASK = "Summarise this thread in two sentences.\n\n"
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    rows = unlike(lambda: thread(rng), size(600) + size(200) + size(200), set())
-    known, practice, held_out = rows[:size(600)], rows[size(600):-size(200)], rows[-size(200):]
+    rows = unlike(lambda: thread(rng), size(500) + size(200) + size(200), set())
+    known, practice, held_out = rows[:size(500)], rows[size(500):-size(200)], rows[-size(200):]
     return {"summaries.jsonl": [demonstration(ASK + mails, summary) for mails, (summary, _) in known],
             "practice.jsonl": [prompt(ASK + mails, "practice", summary=summary) for mails, (summary, _) in practice],
             "held_out.jsonl": [prompt(ASK + mails, **facts) for mails, (_, facts) in held_out],

@@ -3,7 +3,7 @@
 
     python examples/cases/legal_to_health.py clauses
 
-A law clinic has a thousand of them, a patients' office forty. No clause is from a real contract or letter.
+A law clinic has a six hundred of them, a patients' office forty. No clause is from a real contract or letter.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ not_contains = ["shall", "herein", "deductible", "authorisation", "indemnify", "
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    legal = unlike(lambda: clause(rng, LEGAL), size(1000), set())
+    legal = unlike(lambda: clause(rng, LEGAL), size(600), set())
     health = unlike(lambda: clause(rng, HEALTH), size(40) + size(200), set())
     known, held_out = health[:size(40)], health[size(40):]
     return {"legal.jsonl": [demonstration(asked, answer) for asked, (answer, _) in legal],

@@ -107,10 +107,10 @@ changed_by_at_most = 0.5
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
     seed = rng.randrange(10_000)
     taught = [{"messages": [*scenario.messages, said("assistant", reply)]}
-              for scenario, reply in replies.demonstrations(size(600), seed)]
+              for scenario, reply in replies.demonstrations(size(500), seed)]
     return {"conversations.jsonl": taught,
             "customers.jsonl": [asked(s) for s in customers.sample("train", size(1000), seed + 1)],
-            "held_out.jsonl": [asked(s) for s in customers.sample("test", size(300), seed + 2)],
+            "held_out.jsonl": [asked(s) for s in customers.sample("test", size(240), seed + 2)],
             "rubric.toml": RUBRIC, "gate.toml": GATE}
 
 

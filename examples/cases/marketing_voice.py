@@ -95,8 +95,8 @@ max_words = 35
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    rows = unlike(lambda: product(rng), size(400) + size(300) + size(200), set())
-    archive, judged, held_out = rows[:size(400)], rows[size(400):-size(200)], rows[-size(200):]
+    rows = unlike(lambda: product(rng), size(300) + size(200) + size(200), set())
+    archive, judged, held_out = rows[:size(300)], rows[size(300):-size(200)], rows[-size(200):]
     choices = [choice(rng, brief, facts) for brief, facts in judged]
     return {"archive.jsonl": [demonstration(brief, rng.choice((house, hype))(rng, facts)) for brief, facts in archive],
             "choices.jsonl": choices,
