@@ -106,7 +106,7 @@ class Log:
         self.metrics: Metrics | None = None
         self._queue: queue.Queue[list[Interaction] | Future[None] | None] = queue.Queue(waiting)
         self._thread: threading.Thread | None = None
-        self._purged = 0.0
+        self._purged = -PURGE_EVERY
 
     def begin(self, request: Request, asked: Mapping[str, Any], messages: Conversation, model: str, id: str,
               arm: str = "", propensity: float = 1.0) -> Exchange | None:
