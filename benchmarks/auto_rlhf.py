@@ -51,7 +51,7 @@ from tunesmith.store.sets import set_names
 from tunesmith.store.workspace import Workspace
 
 ARMS = ("rankings", "calibrated", "fixed")
-RANKED, INTERACTIONS, OVERLAP, UPDATES, HELD_OUT = 500, 5000, 150, 25, 480
+RANKED, INTERACTIONS, OVERLAP, UPDATES, HELD_OUT = 500, 5000, 300, 25, 480
 PLAN = story.Plan(ranked=RANKED, customers=UPDATES * 64, held_out=HELD_OUT, rankings=1)
 BATCH = 64
 

@@ -59,8 +59,8 @@ def mine(shop: Shop, settings: MineSettings) -> Mined:
     workspace = shop.workspace
     found = _found(workspace, settings)
     judged = [g for name in settings.ranked for g in comparisons(workspace, name)]
-    worth = _worth(found, judged, settings)
     weighed = implicit.corrected(found, settings.user_share)
+    worth = _worth(weighed, judged, settings)
     if settings.with_ranked:
         weighed = implicit.unjudged(weighed, judged)
     made, thumbs = implicit.groups(weighed, worth), implicit.thumbs(weighed, worth)
@@ -86,11 +86,16 @@ def mine(shop: Shop, settings: MineSettings) -> Mined:
 
 
 def overlap(shop: Shop, settings: OverlapSettings) -> int:
-    """Logged answers, each beside fresh ones to the same prompt -> a set to rank; how many groups are new.
+    """Logged answers -> a set to rank; how many groups are new. A third of them are two that a user chose between, as
+    far as there are any, the others single answers among fresh ones to the same prompt.
 
     Rare reactions come first: answers are taken in turn from each kind of reaction, for and against.
     """
-    chosen = _spread(_found(shop.workspace, settings), settings.count, settings.seed)
+    found = _found(shop.workspace, settings)
+    double = _spread([e for e in found if len(e.answers) == 2], settings.count // 3, settings.seed)
+    taken = {e.prompt.id for e in double}
+    single = [e for e in found if len(e.answers) == 1 and e.prompt.id not in taken]
+    chosen = [*double, *_spread(single, settings.count - len(double), settings.seed)]
     engine = engine_of(shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     new = 0
     with shop.progress("overlap") as progress:
@@ -193,6 +198,6 @@ def _spread(found: Sequence[Evidence], count: int, seed: int) -> list[Evidence]:
 
 
 def _beside(e: Evidence, fresh: Sequence[Answer], count: int) -> AnswerGroup:
-    """The logged answers among fresh ones; answers with the same text stand once."""
-    texts = {a.text: a for a in (*e.answers, *fresh)}
+    """A logged answer among fresh ones, those with the same text once; two that users chose between stay alone."""
+    texts = {a.text: a for a in (e.answers if len(e.answers) == 2 else (*e.answers, *fresh))}
     return AnswerGroup(e.prompt, tuple(texts.values())[:count])

@@ -295,30 +295,35 @@ def auc(scores: ArrayLike, positive: ArrayLike) -> float:
     return float((ranks(s)[yes].sum() - p * (p + 1) / 2) / (p * n)) if p and n else nan
 
 
-def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[object], *, level: float = 0.95
-                 ) -> Interval:
+def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[object], weights: ArrayLike | None = None, *,
+                 level: float = 0.95) -> Interval:
     """`auc` with an interval for items that come in clusters, such as the pairs of one prompt (Obuchowski 1997, eq. 5).
 
-    `n` is the number of clusters. The ends are 0 and 1 where one kind is missing or there is only one cluster.
+    With weights, a pair of a positive and a negative counts by the product of theirs. `n` is the number of clusters.
+    The ends are 0 and 1 where one kind is missing or there is only one cluster.
     """
     s, y = _same_items(scores, positive)
-    yes, value = y > 0.5, auc(scores, positive)
+    w = np.ones_like(s) if weights is None else _same_items(weights, s)[0]
+    yes = (y > 0.5) & (w > 0)
+    no = (y <= 0.5) & (w > 0)
     _, which = np.unique(np.array([str(c) for c in clusters]), return_inverse=True)
     m = int(which.max(initial=-1)) + 1
-    if m < 2 or value != value:
-        return Interval(value, 0.0, 1.0, m)
-    above = np.empty(s.size)  # how often an item stands on its own kind's side of the other kind's items
-    above[yes] = _below(s[~yes], s[yes])
-    above[~yes] = 1 - _below(s[yes], s[~yes])
-    pull = (above - value) / np.where(yes, yes.sum(), (~yes).sum())
-    half = _z(level) * sqrt(m / (m - 1) * float((np.bincount(which, pull, m) ** 2).sum()))
+    if not yes.any() or not no.any():
+        return Interval(nan, 0.0, 1.0, m)
+    above = np.zeros(s.size)  # how often an item stands on its own kind's side of the other kind's items
+    above[yes] = _below(s[no], w[no], s[yes])
+    above[no] = 1 - _below(s[yes], w[yes], s[no])
+    value = float((w * above)[yes].sum() / w[yes].sum())
+    pull = w * (above - value) / np.where(yes, w[yes].sum(), w[no].sum())
+    half = _z(level) * sqrt(m / (m - 1) * float((np.bincount(which, pull, m) ** 2).sum())) if m > 1 else 1.0
     return Interval(value, max(0.0, value - half), min(1.0, value + half), m)
 
 
-def _below(among: Floats, x: Floats) -> Floats:
-    """The share of `among` that is below each x, ties half."""
-    ordered = np.sort(among)
-    return (np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right")) / (2 * max(1, among.size))
+def _below(among: Floats, weights: Floats, x: Floats) -> Floats:
+    """The weighted share of `among` that is below each x, ties half."""
+    order = np.argsort(among)
+    ordered, mass = among[order], np.concatenate([[0.0], np.cumsum(weights[order])])
+    return (mass[np.searchsorted(ordered, x, "left")] + mass[np.searchsorted(ordered, x, "right")]) / (2 * mass[-1])
 
 
 def isotonic(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> tuple[Floats, Floats]:

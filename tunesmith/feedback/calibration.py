@@ -1,7 +1,7 @@
 """What reactions are worth: P(a person prefers this answer | its signals), from answers that people also ranked.
 
-Each signal is first held alone against what people said: where the interval of its AUC includes 1/2 it is heeded no
-more, and where people prefer what it seems to speak against, it counts the other way round. A ridge logistic regression
+Each signal is first held alone against what people said. Where the interval of its AUC includes 1/2 it is heeded no
+more; where people prefer what it speaks against, neither, for somebody may be gaming it. A ridge logistic regression
 adds up those that are left, and isotonic regression turns the sum into a probability (Zadrozny & Elkan 2002). The
 figures of the whole are on prompts that it did not see: prompts are divided into folds, and each is judged by a fit of
 the others. Left out: what is worth more together than apart, which needs more rankings than anybody has.
@@ -25,6 +25,8 @@ FOLDS = 5
 RIDGE = 1.0
 PSEUDO = 4.0
 """Cases that each level of the probability starts from, at the base rate: a level of three cases is not sure."""
+LEVEL = 0.9
+"""Of the interval that must not include 1/2. What is heeded by mistake gets a weight near 0 all the same."""
 NOTHING = Interval(float("nan"), 0.0, 1.0, 0)
 
 
@@ -166,18 +168,23 @@ def _fit(known: Sequence[Case], names: Sequence[str], users: Mapping[str, int], 
             guess[fold == f] = curve_f(_table([c for c, at in zip(known, fold) if at == f], kept) @ theta_f)
     happened = [c.preferred for c in known]
     scores, levels = curve.corners
-    return Calibrated(signals, symmetric, scores, levels, auc_interval(guess, happened, [c.prompt for c in known]),
+    return Calibrated(signals, symmetric, scores, levels,
+                      auc_interval(guess, happened, [c.prompt for c in known], [c.weight for c in known]),
                       calibration(guess, np.asarray(happened, dtype=float)).ece, len(known))
 
 
 def _alone(name: str, known: Sequence[Case], users: int, few: Mapping[str, int]) -> Signal:
     """One signal against what people said. Nothing is fitted here, so every case is one that was held out."""
-    value = [c.signals.get(name, 0.0) for c in known]
+    value = np.array([c.signals.get(name, 0.0) for c in known])
     spoke = int(np.count_nonzero(value))
-    found = auc_interval(value, [c.preferred for c in known], [c.prompt for c in known]) if spoke else NOTHING
+    two_sided = (value > 0).any() and (value < 0).any()
+    heard = [c for c, v in zip(known, value) if v or not two_sided]  # silence is the other side of a signal with one
+    found = auc_interval([c.signals.get(name, 0.0) for c in heard], [c.preferred for c in heard],
+                         [c.prompt for c in heard], [c.weight for c in heard], level=LEVEL) if spoke else NOTHING
     why = (f"fewer users than asked for: {few[name]}" if name in few else "nobody showed it" if not users else
            "never on an answer that people judged" if not spoke else
-           "says nothing for sure: the interval includes 50%" if found.low <= 0.5 <= found.high else "")
+           "says nothing for sure: the interval includes 50%" if found.low <= 0.5 <= found.high else
+           "people prefer the opposite: is somebody gaming it?" if found.high < 0.5 else "")
     return Signal(name, found, spoke, users, 0.0, why)
 
 

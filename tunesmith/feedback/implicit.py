@@ -1,7 +1,7 @@
 """Evidence and what it is worth -> answer groups to learn from: pairs, single answers with soft labels, thumbs.
 
-How strong a reaction is stands in the label, P(a person prefers); the weight of a group corrects for who spoke and how
-they came to: for the place on the page, for traffic that was split unevenly, for users who have much to say, and, of
+How strong a reaction is stands in the label, P(a person prefers). Reactions of users who say very much are made fainter
+before their worth is measured; weights correct for the place on the page, for traffic that was split unevenly, and, of
 thumbs, for who cares to give one. Every group names the interactions that it was made of. Left out: a doubly robust
 outcome model; rewards are learned from the groups afterwards, and corrected labels are what they need.
 """
@@ -42,16 +42,16 @@ class Worth:
 
 
 def corrected(found: Iterable[Evidence], user_share: float = 0.01) -> list[Evidence]:
-    """The evidence with its weights set; they only compare evidence with each other, and their mean is 1.
+    """The evidence with fainter signals of those who say very much, and with weights, whose mean is 1.
 
     Args:
         user_share: the largest share of each kind of reaction that one user may have a say in.
     """
     every = list(found)
     place, limit = _places(every), _limits(every, user_share)
-    own = [min((limit[rule][e.user] for rule in e.signals), default=1.0) for e in every]
-    weights = np.array([place[e.position, e.shown] * u * min(CLIP, 1 / e.propensity) for e, u in zip(every, own)])
-    return [replace(e, weight=float(w)) for e, w in zip(every, weights / (weights.mean() if every else 1))]
+    weights = np.array([place[e.position, e.shown] * min(CLIP, 1 / e.propensity) for e in every])
+    return [replace(e, weight=float(w), signals={n: v * limit[n][e.user] for n, v in e.signals.items()})
+            for e, w in zip(every, weights / (weights.mean() if every else 1))]
 
 
 def groups(found: Iterable[Evidence], worth: Worth) -> list[AnswerGroup]:

@@ -72,36 +72,33 @@ RULES: Mapping[str, Rule] = {
     "resolved": lambda s: s.verdict("ticket_resolved"),
     "code ran": lambda s: s.verdict("code_run_ok"),
     "copied": lambda s: s.number("copy"),
-    "regenerated": lambda s: -float("regenerate" in s.events),
-    "edited": lambda s: -float("edit" in s.events),
-    "complained": lambda s: -float("complaint" in s.events or "report" in s.events),
-    "rephrased": lambda s: -float(_again(s)),
+    "complained": lambda s: -float(bool({"complaint", "report"} & set(s.events)) or _again(s)),
     "went on": lambda s: float(bool(s.next) and not _again(s)),
     "left": lambda s: -float("abandon" in s.events),
     "looked long": lambda s: _dwelt(s),
 }
-"""What one answer's events say. Where a rule has a sign, it is the one that people expect."""
+"""What one answer's events say, with the sign that people expect. To ask the same again is a complaint."""
 
 CHOICES = ("chosen", "kept", "edit")
 """Two answers to one prompt: chosen of several shown together; kept, after another was regenerated; the user's edit."""
 
 GUESSES: Mapping[str, float] = {
-    "thumb": 2.0, "rating": 2.0, "resolved": 1.0, "code ran": 1.0, "copied": 1.0, "regenerated": 1.5, "edited": 1.0,
-    "complained": 2.0, "rephrased": 1.0, "went on": 0.3, "left": 0.8, "looked long": 0.3, "chosen": 3.0, "kept": 2.0,
-    "edit": 3.0}
+    "thumb": 2.0, "rating": 2.0, "resolved": 1.0, "code ran": 1.0, "copied": 1.0, "complained": 1.5, "went on": 0.3,
+    "left": 0.8, "looked long": 0.3, "chosen": 3.0, "kept": 2.0, "edit": 3.0}
 """Weights as a careful person might guess them, in nats of log-odds per unit of a signal."""
 
 
 def evidence(interactions: Iterable[Interaction]) -> list[Evidence]:
     """All that the reactions to these interactions say; interactions without any event say nothing.
 
-    Interactions that events point to must be among them; what points elsewhere is left out.
+    An answer that was edited or sent away is one side of a choice, and nothing else is read into what its user did.
+    Interactions that events point to must be among these; what points elsewhere is left out.
     """
     seen = _seen(interactions)
     out: list[Evidence] = []
     for s in seen.values():
         i = s.interaction
-        if s.events:
+        if s.events and not {"edit", "regenerate"} & set(s.events):
             found = {name: value for name, rule in RULES.items() if (value := rule(s))}
             out.append(Evidence(Prompt(i.messages), (i.answer,), found, i.user, (i.id,), i.consent == "simulated",
                                 propensity=i.propensity))

@@ -32,8 +32,9 @@ Write = Callable[[Sequence[Conversation], int], list[list[Answer]]]
 Happened = list[tuple[str, Any]]
 """Events by type and value, in order."""
 
-BLUR = 1.0
-"""Noise of what a user feels, in standard deviations of the answers' gold scores."""
+BLUR = 0.6
+"""Noise of what a user feels, in standard deviations of the answers' gold scores; a labeler of the quickstart's panel,
+who judges what is not their own business, has 1.05."""
 MANIPULATORS = 0.02
 BUSY = 3.0
 """How much oftener a manipulator writes than others."""
@@ -43,8 +44,8 @@ UPPER = 0.6
 THUMBS = 0.03
 BEGAN = datetime(2026, 11, 2, tzinfo=UTC)
 HABITS: Mapping[str, tuple[float, float]] = {
-    "ticket_resolved": (0.5, 0.9), "regenerate": (-3.0, -0.9), "edit": (-3.5, -0.8), "complaint": (-2.9, -1.0),
-    "rephrase": (-2.5, -0.8), "go_on": (-2.2, 0.0), "copy": (-2.3, 0.3), "abandon": (-1.5, 0.0), "thumb": (0.0, 1.3)}
+    "ticket_resolved": (0.5, 1.2), "regenerate": (-3.2, -1.1), "edit": (-3.5, -1.0), "complaint": (-3.0, -1.2),
+    "rephrase": (-2.6, -1.0), "go_on": (-2.2, 0.0), "copy": (-2.3, 0.3), "abandon": (-1.5, 0.0), "thumb": (0.0, 1.5)}
 """Log-odds of doing it when an answer feels average, and by how much one that feels a standard deviation better changes
 them; for the thumb, of its being up."""
 
