@@ -40,7 +40,7 @@ PAGES = ROOT / "docs" / "examples"
 WAITING = ("studio", "serve", "work")
 """Commands that wait for people or programs."""
 KEPT = ("adapter", "rows", "valid_loss", "trained_parameters", "parameters", "core_seconds", "seconds", "peak_mb",
-        "held_out", "stopped_by", "gate", "retention", "weights")
+        "held_out", "stopped_by", "gate", "retention", "status", "steps")
 """What a run's summary says that a reader wants to know."""
 
 

@@ -89,11 +89,13 @@ max_words = 32
 LOOP = """name = "climate"
 start = "first"                   # the model of the first week
 prompts = ["questions-*"]         # every week's questions, by the names of their datasets
-labels = 120                      # rankings that a week may cost
-tests = 150                       # fresh questions that decide, never used for anything else
+held_out = 0.3                    # of them, that nothing ever trains on
+labels = {labels}                      # rankings that a week may cost
+tests = {tests}                       # fresh questions that decide
 judge = "climate/rubric.toml"
 safety = ["no gloom"]             # must not get worse
 ask = false                       # true: somebody says yes in the studio first
+seed = {seed}
 
 [collect]
 max_tokens = 48
@@ -103,7 +105,7 @@ epochs = 2
 
 [ppo]
 updates = 12
-episodes = 48
+episodes = {episodes}
 epochs = 2
 lr = 6e-4
 kl = 0.1
@@ -115,14 +117,15 @@ max_tokens = 48
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    weeks, seen = 3, set[str]()
+    weeks, seen = 2, set[str]()
     first = unlike(lambda: question(rng), size(240), seen)
     asked: list[Row] = [prompt(text, what, fact=TOPICS[what][0])
-                        for text, what in unlike(lambda: question(rng), weeks * size(300), seen)]
+                        for text, what in unlike(lambda: question(rng), weeks * size(400), seen)]
     share = len(asked) // weeks
     return {"answers.jsonl": [demonstration(text, answer(rng, what, care=0.6)) for text, what in first],
             **{f"week_{n + 1}.jsonl": asked[n * share:(n + 1) * share] for n in range(weeks)},
-            "rubric.toml": RUBRIC, "loop.toml": LOOP}
+            "rubric.toml": RUBRIC, "loop.toml": LOOP.format(labels=size(120), tests=size(100), episodes=size(48),
+                                                            seed=rng.randrange(1000))}
 
 
 if __name__ == "__main__":
