@@ -100,7 +100,8 @@ def cases(found: Iterable[Evidence], judged: Iterable[AnswerGroup]) -> list[Case
     out = []
     for e in found:
         said = [won for g in groups[e.prompt.id] for p in pairs(g) if (won := _first_won(e, g, p)) is not None]
-        turn = -1.0 if len(e.answers) == 2 and fingerprint([a.text for a in e.answers]) > "8" else 1.0
+        sides = fingerprint([e.prompt.id, *(a.text for a in e.answers)])
+        turn = -1.0 if len(e.answers) == 2 and sides > "8" else 1.0
         signals = {name: turn * value for name, value in e.signals.items()}
         out += [Case(signals, won == (turn > 0), e.prompt.id, 1 / len(said)) for won in said]
     return out

@@ -137,7 +137,7 @@ def _again(s: Seen) -> bool:
 def _dwelt(s: Seen) -> float:
     """Log of the time an answer was looked at, over the time it takes to read."""
     seconds = s.number("dwell_ms") / 1000
-    words = 1 + len(s.interaction.answer.text.split())
+    words = max(1, len(s.interaction.answer.text.split()))
     return log(seconds * WORDS_PER_SECOND / words) if seconds > 0 else 0.0
 
 
