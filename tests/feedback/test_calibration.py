@@ -20,7 +20,7 @@ def ranked(n, tiers=((0,), (1,), (2,))):
 
 
 def world(n=400, seed=0):
-    """Users of answers whose worth is q: resolved and complained tell of it, the dwell does not, thumbs are inverted."""
+    """Users of answers whose worth is q: resolved and complained tell of it, dwells do not, thumbs are inverted."""
     rng = np.random.default_rng(seed)
     found, judged = [], []
     for k in range(n):
@@ -96,7 +96,8 @@ def test_too_few_users_are_not_heeded():
     found, judged = world()
     few = [Evidence(e.prompt, e.answers, e.signals, f"u{n % 7}", e.interactions) for n, e in enumerate(found)]
     worth, _ = calibrate(few, judged, min_users=20)
-    assert not any(s.weight for s in worth.signals) and "7" in next(s.why for s in worth.signals if s.name == "resolved")
+    resolved = next(s for s in worth.signals if s.name == "resolved")
+    assert not any(s.weight for s in worth.signals) and "7" in resolved.why
     assert worth.probability({"resolved": 1.0}) == 0.5
 
 

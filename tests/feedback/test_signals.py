@@ -25,8 +25,8 @@ def only(*interactions):
 @pytest.mark.parametrize(("event", "expected"), [
     (("thumb", 1), {"thumb": 1.0}), (("thumb", 0), {"thumb": -1.0}), (("rating", 0.25), {"rating": -0.5}),
     (("ticket_resolved", 0), {"resolved": -1.0}), (("code_run_ok", 1), {"code ran": 1.0}),
-    (("copy", 0.4), {"copied": 0.4}), (("complaint", ""), {"complained": -1.0}), (("report", "x"), {"complained": -1.0}),
-    (("abandon", ""), {"left": -1.0})])
+    (("copy", 0.4), {"copied": 0.4}), (("complaint", ""), {"complained": -1.0}),
+    (("report", "x"), {"complained": -1.0}), (("abandon", ""), {"left": -1.0})])
 def test_every_reaction_has_its_rule(event, expected):
     found = only(logged("i1", event))
     assert found.signals == expected and found.interactions == ("i1",) and found.prompt == Prompt(ASKED)
