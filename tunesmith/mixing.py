@@ -45,9 +45,7 @@ def mix(shop: Shop, settings: MixSettings) -> Mixed:
     recipe, path = Recipe.load({}, settings.recipe), Path(settings.recipe)
     name = settings.name or path.stem
     read = partial(_rows, shop.workspace, path.parent)
-    with shop.progress("reading") as progress:
-        tasks = mixture.survey(recipe, read)
-        progress(1, 1, {})
+    tasks = mixture.survey(recipe, read)
     counts, skipped = Counter[str](), Counter[str]()
     blended: list[Mixture] = []
 
@@ -59,14 +57,14 @@ def mix(shop: Shop, settings: MixSettings) -> Mixed:
         licences = {_licence(shop.workspace, t.spec) for t in tasks.values()
                     if (t.cluster in recipe.held_out) == held_out}
         rows = mixture.render(recipe, tasks, read, Counter() if held_out else counts, skipped, held_out)
-        return shop.workspace.add_dataset(name, "demonstrations", rows, source=f"mixture {path.name}",
-                                          licence=", ".join(sorted(filter(None, licences))), skipped=skipped, **how)
+        with shop.progress(name) as progress:
+            rows = mixture.told(rows, mixture.expected(recipe, tasks, held_out), progress)
+            return shop.workspace.add_dataset(name, "demonstrations", rows, source=f"mixture {path.name}",
+                                              licence=", ".join(sorted(filter(None, licences))), skipped=skipped, **how)
 
-    with shop.progress("writing") as progress:
-        made = publish(name, False, beside=beside)
-        skipped = Counter()
-        held_out = publish(name + HELD_OUT, True) if recipe.held_out else None
-        progress(1, 1, {})
+    made = publish(name, False, beside=beside)
+    skipped = Counter()
+    held_out = publish(name + HELD_OUT, True) if recipe.held_out else None
     if settings.base:
         cut(shop, name, settings.base, settings.max_tokens)
     return Mixed(made, blended[0], held_out)
@@ -85,9 +83,8 @@ def cut(shop: Shop, name: str, base: str, max_tokens: int = 0) -> int:
     if found is None:
         raise UserError(f"{name} is a plain dataset; tunesmith data mix makes mixtures")
     with shop.progress("tokens") as progress:
-        tokens = material.cut(shop.workspace, held, data, found, min(max_tokens or held.context, held.context))
-        progress(1, 1, {})
-    return len(tokens)
+        longest = min(max_tokens or held.context, held.context)
+        return len(material.cut(shop.workspace, held, data, found, longest, progress))
 
 
 def table(found: Mixture) -> list[dict[str, Any]]:

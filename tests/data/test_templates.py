@@ -8,9 +8,9 @@ from tunesmith.records import Message
 
 
 def test_fields_stand_where_the_template_has_them():
-    template = Template.parse("{{{name}}} is {n}, {ok}:\n{options}\n", " {a.b} ")
-    row = {"name": "x", "n": 2.5, "ok": True, "options": ["one", 2], "a.b": "plain key"}
-    assert template.fill(row) == ("{x} is 2.5, true:\n- one\n- 2", "plain key")
+    template = Template.parse("{{{name}}} is {n} {half}, {ok}:\n{options}\n", " {a.b} ")
+    row = {"name": "x", "n": 2.0, "half": 0.5, "ok": True, "options": ["one", 2], "a.b": "plain key"}
+    assert template.fill(row) == ("{x} is 2 0.5, true:\n- one\n- 2", "plain key")
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -183,3 +183,14 @@ def test_a_greeting_before_the_first_user_turn_is_context(template):
     assert "yo" in chat.tokenizer.decode(head) and list(rendered.tokens[:len(head)]) == head
     with pytest.raises(DataError, match="no assistant turn"):
         chat.render(talk[:1])
+
+
+@pytest.mark.parametrize(("template", "adds_bos"), [(tiny.CHATML, False), (WITHOUT_BOS, True), (None, True)])
+def test_many_at_once_are_each_alone(template, adds_bos, monkeypatch):
+    chat = Chat(merging(template, adds_bos))
+    many = [TALK, (user("hi"), said("yo")), (user("again"), said("no", 0), user("so"), said("yes"))]
+    assert chat.render_all(many) == [chat.render(messages) for messages in many] and chat.render_all([]) == []
+    monkeypatch.setattr(type(chat.tokenizer), "is_fast", False)
+    assert chat.render_all(many) == [chat.render(messages) for messages in many]
+    with pytest.raises(DataError, match="no assistant turn to learn from"):
+        chat.render_all([*many, (user("hi"),)])

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from tunesmith.data.templates import Template, conversation, filled, pieces
+from tunesmith.contracts import Progress
+from tunesmith.data.templates import Template, conversation, filled, pieces, plain
 from tunesmith.errors import DataError, SettingsError, nearest
 from tunesmith.records import Demonstration
 from tunesmith.settings.mixing import Recipe, TaskSettings, View
@@ -149,6 +150,12 @@ def render(recipe: Recipe, tasks: Mapping[str, Task], read: Read, counts: Counte
                 yield made
 
 
+def expected(recipe: Recipe, tasks: Mapping[str, Task], held_out: bool = False) -> int:
+    """How many demonstrations `render` gives, if it leaves none out."""
+    return sum(min(t.rows, recipe.held_out_rows) if held_out else min(t.rows, recipe.rows) * len(_views(recipe, t.spec))
+               for t in tasks.values() if (t.cluster in recipe.held_out) == held_out)
+
+
 def blend(recipe: Recipe, tasks: Mapping[str, Task], counts: Mapping[str, int]) -> Mixture:
     """The rates: `min(rows, cap) ** (1 / temperature)` for a task (T5, arXiv 1910.10683, section 3.5.2), times its
     weight, shared among its views."""
@@ -165,6 +172,16 @@ def blend(recipe: Recipe, tasks: Mapping[str, Task], counts: Mapping[str, int]) 
         sources += [Source(f"{name}/{view}", name, view, tasks[name].cluster, rows,
                            rates[name] / whole * shares[view] / sum(shares.values())) for view, rows in there.items()]
     return Mixture(tuple(sources), sum(sizes.values()))
+
+
+def told(rows: Iterable[Demonstration], total: int, progress: Progress) -> Iterator[Demonstration]:
+    """The rows, with word now and then of how many have passed; `total` of them, or fewer where some are left out."""
+    number = 0
+    for number, row in enumerate(rows, 1):
+        if number % 1000 == 0:
+            progress(number, total, {})
+        yield row
+    progress(number, number, {})
 
 
 class Chosen:
@@ -191,16 +208,16 @@ def _sample(kept: list[Mapping[str, Any]], row: Mapping[str, Any], number: int, 
 def _rows(entry: str, spec: TaskSettings, read: Read) -> Iterator[tuple[str, str, str, Row]]:
     """(task, cluster, place, row) of one entry of the recipe."""
     cluster, value = pieces(spec.cluster), (("", spec.by),)
-    plain = spec.cluster if not any(name for _, name in cluster) else ""
+    fixed = spec.cluster if not any(name for _, name in cluster) else ""
     for where, row in read(spec):
         if isinstance(row, Demonstration):
-            yield entry, plain or entry, where, row
+            yield entry, fixed or entry, where, row
             continue
-        if any(str(row.get(key)) != value for key, value in spec.where.items()):
+        if any(plain(row.get(key)) != value for key, value in spec.where.items()):
             continue
         try:
             name = f"{entry}.{filled(value, row)}" if spec.by else entry
-            yield name, plain or filled(cluster, row) or name, where, row
+            yield name, fixed or filled(cluster, row) or name, where, row
         except DataError as e:
             raise DataError(f"{where}: {e}") from e
 
@@ -238,4 +255,4 @@ def _demonstration(recipe: Recipe, task: Task, view: View, templates: list[Templ
 
 def _named(row: Mapping[str, Any], spec: TaskSettings) -> Mapping[str, Any]:
     """The row with its fields' values called what the recipe calls them."""
-    return {**row, **{key: names.get(str(row.get(key)), row.get(key)) for key, names in spec.words.items()}}
+    return {**row, **{key: names.get(plain(row.get(key)), row.get(key)) for key, names in spec.words.items()}}

@@ -75,14 +75,17 @@ def _said(name: str, row: Mapping[str, Any]) -> str:
     return _text(row[name], name)
 
 
-def _text(value: Any, name: str) -> str:
-    """A list becomes lines that begin with "- ", as the choices of a question are shown."""
-    if isinstance(value, str):
-        return value
+def plain(value: Any) -> str:
+    """A text or number as people write it: 1.0, which a CSV file makes of 1, is 1."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _text(value: Any, name: str) -> str:
+    """A list becomes lines that begin with "- ", as the choices of a question are shown."""
+    if isinstance(value, str | int | float):
+        return plain(value)
     if isinstance(value, list | tuple):
         return "\n".join(f"- {_text(v, name)}" for v in value)
     raise DataError(f'field "{name}" holds an object, and a template takes texts, numbers and lists')

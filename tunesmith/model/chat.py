@@ -83,8 +83,7 @@ class Chat:
             ModelError: the template rewrites earlier turns.
         """
         parts = [self._parts(messages, None)[0] for messages in conversations]
-        texts = [text for turns in parts for text, _ in turns]
-        ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        ids = iter(self._ids_of_all([text for turns in parts for text, _ in turns]))
         return [_learned(*self._join((next(ids), weight) for _, weight in turns)) for turns in parts]
 
     def _pieces(self, messages: Conversation, text: str | None) -> tuple[list[int], list[float], str]:
@@ -150,6 +149,12 @@ class Chat:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _ids_of_all(self, texts: list[str]) -> list[list[int]]:
+        """`_ids` of each, but quicker: a fast tokenizer's core need not say where in the text a token stands."""
+        if not self.tokenizer.is_fast:
+            return [self._ids(text) for text in texts]
+        return [e.ids for e in self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _begun(self, ids: list[int], first: bool) -> list[int]:
         """With the token that begins a text, if this begins one and the tokenizer has it so."""

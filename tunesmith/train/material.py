@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
+from tunesmith.contracts import Progress
 from tunesmith.data import shards
-from tunesmith.data.mixture import Mixture
+from tunesmith.data.mixture import Mixture, told
 from tunesmith.data.sampler import Sampler
 from tunesmith.data.shards import Shards
 from tunesmith.errors import DataError
@@ -23,6 +25,9 @@ from tunesmith.store.workspace import Dataset, Workspace
 from tunesmith.train.learner import indices
 
 Item = TypeVar("Item")
+
+AHEAD = 1024
+"""Positions that are looked up together: many cost numpy hardly more than a few."""
 
 FOLDER = "tokens"
 """Of the workspace: what is in it can be made again, and may be deleted at any time."""
@@ -62,24 +67,31 @@ class Mixed:
         self.names = [s.name for s in there]
         self.sampler = Sampler([s.rate for s in there], tokens.counts_S[self.sources],
                                [int(fingerprint([seed, s.name]), 16) for s in there])
+        self._block = lru_cache(maxsize=2)(self._places)
 
     def __len__(self) -> int:
         return self.mixture.size
 
     def take(self, start: int, count: int) -> list[Tree]:
         made = []
-        for source, row in zip(*self.sampler.at(range(start, start + count))):
-            prompt, answer, weights = self.tokens.row(self.sources[source], int(row))
+        for position in range(start, start + count):
+            prompt, answer, weights = self.tokens.row(*self._block(position // AHEAD)[position % AHEAD])
             made.append(Tree(tuple(prompt), (tuple(answer),), (tuple(weights),)))
         self.tokens.rest()
         return made
+
+    def _places(self, block: int) -> list[tuple[int, int]]:
+        """The source, as the tokens number it, and the row at each position of a block."""
+        source_N, row_N = self.sampler.at(range(block * AHEAD, (block + 1) * AHEAD))
+        return [(self.sources[source], row) for source, row in zip(source_N.tolist(), row_N.tolist())]
 
     def drawn(self, end: int) -> dict[str, int]:
         """How often each source was drawn before position `end`."""
         return dict(zip(self.names, self.sampler.counts(end).tolist()))
 
 
-def cut(workspace: Workspace, base: Base, data: Dataset, mixture: Mixture, longest: int) -> Shards:
+def cut(workspace: Workspace, base: Base, data: Dataset, mixture: Mixture, longest: int,
+        progress: Progress | None = None) -> Shards:
     """The tokens of a mixture for this base, made once and kept; conversations over `longest` tokens are left out.
 
     Raises:
@@ -97,10 +109,11 @@ def cut(workspace: Workspace, base: Base, data: Dataset, mixture: Mixture, longe
             remove(folder)
     vocabulary = base.model.get_input_embeddings().num_embeddings
     sources = [s.name for s in mixture.sources]
+    rows = told(data.rows(), data.count, progress) if progress else data.rows()
     about = {"data": data.name, "base": base.spec, "longest": longest}
     with suppress(Taken):  # another process was faster, and made the same
         publish(folder.parent, iter([key]), lambda aside: shards.write(
-            aside, data.rows(), sources, encoder(base, longest), vocabulary), about, "tokens")
+            aside, rows, sources, encoder(base, longest), vocabulary), about, "tokens")
     return Shards.open(folder)
 
 
