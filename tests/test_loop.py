@@ -72,10 +72,10 @@ def test_a_round_waits_for_people_and_then_for_a_yes(shop, gate):
     asked = loop.run(shop, settings(gate))
     assert asked.status == "waiting" and "somebody's yes" in asked.waits and asked.steps["evaluate"]["passed"]
     assert loops.champion(shop.workspace, "desk").adapter == "start@1"
-    loops.adopt(shop.workspace, loop.under_way(shop.workspace, "desk"), "me")
+    loops.adopt(shop.workspace, loops.under_way(shop.workspace, "desk"), "me")
     assert loops.champion(shop.workspace, "desk").adapter == "desk-1-ppo@1"
     with pytest.raises(UserError, match="has ended"):
-        loop.under_way(shop.workspace, "desk")
+        loops.under_way(shop.workspace, "desk")
     assert loops.roll_back(shop.workspace, "desk", "me").adapter == "start@1"
     with pytest.raises(UserError, match="nothing to go back to"):
         loops.roll_back(shop.workspace, "desk", "me")

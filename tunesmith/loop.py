@@ -79,6 +79,9 @@ def run(shop: Shop, settings: RoundSettings) -> Round:
         UserError: another process works on this loop, or a step cannot do its work.
     """
     start = str(shop.workspace.adapter(settings.start))
+    if shop.workspace.find_adapter(settings.name):
+        raise UserError(f"a loop cannot be called {settings.name}: an adapter is; requests under that name would not "
+                        "reach the loop's model")
     with _alone(shop.workspace, settings.name):
         round = loops.begin(shop.workspace, settings.name, start, settings.model_dump(mode="json"))
         for step, work in STEPS.items():
@@ -346,20 +349,6 @@ def adopt(week: Week) -> Made:
     else:
         loops.adopt(week.workspace, round, "gate")
     return {}
-
-
-def under_way(workspace: Workspace, loop: str) -> Round:
-    """The round of a loop that has not ended.
-
-    Raises:
-        NotFound: no such loop.
-        UserError: all rounds have ended.
-    """
-    loops.champion(workspace, loop)
-    last = loops.rounds(workspace, loop)[-1]
-    if not last.open:
-        raise UserError(f"round {last} has ended: it was {last.status}")
-    return last
 
 
 STEPS: dict[str, Callable[[Week], Made]] = {

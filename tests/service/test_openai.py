@@ -14,7 +14,7 @@ from service_fakes import WORDS, running
 from tunesmith.errors import ModelError, NotFound
 from tunesmith.service import create_app
 from tunesmith.service.hub import Hub, Limits
-from tunesmith.store import keys
+from tunesmith.store import keys, loops
 
 ASK = [{"role": "user", "content": "What is the rate?"}]
 TEXT = "".join(WORDS)
@@ -495,3 +495,16 @@ def test_text_completions_refuse_what_they_cannot(client, engine, body, param, c
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code), error
     assert set(error) == {"message", "type", "param", "code"} and engine.calls == []
+
+
+def test_the_name_of_a_loop_is_what_it_has_adopted(client, workspace):
+    found = loops.begin(workspace, "front-desk", "tone@1", {"challenger": 0.5})
+    ask = {"model": "front-desk", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    assert client.post("/v1/chat/completions", json=ask).json()["model"] == "tone@1"
+    assert "front-desk" in {m["id"] for m in client.get("/v1/models").json()["data"]}
+    for step, made in (("ppo", {"adapter": "tone@2"}), ("evaluate", {"passed": True})):
+        found = loops.record(workspace, found, step, made)
+    loops.wait(workspace, found, "a yes")
+    met = [client.post("/v1/chat/completions", json={**ask, "user": f"user {n}"}).json()["model"]
+           for n in (*range(16), *range(16))]
+    assert set(met) == {"tone@1", "tone@2"} and met[:16] == met[16:]

@@ -135,17 +135,16 @@ def _show(shop: Shop, chosen: Any, terminal: Terminal) -> None:
 
 
 def _adopt(shop: Shop, chosen: Any, terminal: Terminal) -> None:
-    from tunesmith import loop
     from tunesmith.store import loops, team
 
-    _told(loops.adopt(shop.workspace, loop.under_way(shop.workspace, _loop(chosen)), team.SHELL), terminal)
+    _told(loops.adopt(shop.workspace, loops.under_way(shop.workspace, _loop(chosen)), team.SHELL), terminal)
 
 
 def _refuse(shop: Shop, chosen: Any, terminal: Terminal) -> None:
-    from tunesmith import loop
     from tunesmith.store import loops, team
 
-    _told(loops.refuse(shop.workspace, loop.under_way(shop.workspace, _loop(chosen)), chosen.why, team.SHELL), terminal)
+    found = loops.under_way(shop.workspace, _loop(chosen))
+    _told(loops.refuse(shop.workspace, found, chosen.why, team.SHELL), terminal)
 
 
 def _rollback(shop: Shop, chosen: Any, terminal: Terminal) -> None:

@@ -8,6 +8,7 @@
     rank.py       the pages where people rank, and POST /api/rankings; desk.py, sources.py: demonstrations, sources
     live.py       answers while one waits; remote.py: other servers that write; outbound.py: whom we may call
     manage.py     the manager's pages; queue.py: what is asked first; figures.py computes beside them
+    rounds.py     rounds of loops: compared, adopted, refused, taken back
     dashboards.py runs, models, reports; charts.py, tails.py: their pictures, and files that grow
     pages.py      templates; words.py: words they share; markdown.py, diff.py: text of models and people
     openai.py     /v1: models and chat; completions.py: text; wire.py: what both share; metrics.py

@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI
 
 from tunesmith import __version__
 from tunesmith.errors import UserError
-from tunesmith.service import access, accounts, dashboards, desk, live, manage, queue, rank, refusals, sources
+from tunesmith.service import access, accounts, dashboards, desk, live, manage, queue, rank, refusals, rounds, sources
 from tunesmith.service import guard as answer_guard
 from tunesmith.service.assets import Assets
 from tunesmith.service.figures import Board
@@ -70,7 +70,7 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     app.state.owner = team.owner(workspace, labeler).name
     refusals.install(app)
     app.add_middleware(Guard, max_body=max_body, hosts=hosts, https=https, feedback_origins=feedback_origins)
-    for pages in (accounts, rank, desk, sources, live, dashboards):
+    for pages in (accounts, rank, desk, sources, live, rounds, dashboards):
         app.include_router(pages.router(workspace))
     app.state.oidc = oidc is not None
     if oidc is not None:

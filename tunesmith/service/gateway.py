@@ -84,7 +84,8 @@ class Gateway:
             if guard and (route := guard.route(card.name, card.adapter)):
                 return await self._judged(request, body, card, hub, guard, route, keeper)
             id = wire.head("chatcmpl", card.shown)["id"]
-            exchange = keeper.begin(request, body, _said(body), card.shown, id) if keeper else None
+            exchange = keeper.begin(request, body, _said(body), card.shown, id, card.arm,
+                                    card.propensity) if keeper else None
             return await self._pass_on(request, "/v1/chat/completions", body, card, hub, exchange)
 
         @routes.post("/completions")
@@ -190,7 +191,7 @@ class Gateway:
         said = _said(body)
         choices = (await guard.judge(route, card.shown, said, [_choice(c) for c in made["choices"]], hub.score))[:n]
         answer = openai.Reply(card.shown, made["usage"]["prompt_tokens"], logprobs, bool(options.get("include_usage")))
-        if exchange := keeper and keeper.begin(request, body, said, card.shown, answer.id):
+        if exchange := keeper and keeper.begin(request, body, said, card.shown, answer.id, card.arm, card.propensity):
             exchange.whole(choices)
         if body.get("stream"):
             return EventStream(wire.guarded(request.url.path, answer.replay(choices)))
@@ -265,7 +266,7 @@ class Gateway:
 def _card(hub: Hub, body: Mapping[str, Any]) -> Card:
     if not isinstance(body.get("model"), str):
         raise Refusal("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
-    return openai.find(hub, body["model"])
+    return openai.find(hub, body["model"], body)
 
 
 def _choice(found: Mapping[str, Any]) -> Choice:

@@ -23,7 +23,7 @@ from tunesmith.contracts import Sampling, Token, Written
 from tunesmith.errors import ModelError, NotFound, UserError, nearest
 from tunesmith.records import Conversation
 from tunesmith.service.refusals import Refusal, log
-from tunesmith.store import jobs
+from tunesmith.store import jobs, loops
 
 if TYPE_CHECKING:
     from tunesmith.service.metrics import Metrics
@@ -99,11 +99,14 @@ class ServingEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One line of /v1/models. `adapter` is "" for the base, else `name@version`."""
+    """One line of /v1/models. `adapter` is "" for the base, else `name@version`. Where a loop tries a candidate, `arm`
+    says who of the two this is, and `propensity` how often it is chosen."""
 
     name: str
     adapter: str
     created: Any = None
+    arm: str = ""
+    propensity: float = 1.0
 
     @property
     def shown(self) -> str:
@@ -272,9 +275,10 @@ class Hub:
 
     def cards(self) -> dict[str, Card]:
         """Every name that a request may use: the base, `adapter@version`, and `adapter` for its newest version; what a
-        fine-tuning job made has the names that the job gave it, and only these.
+        fine-tuning job made has the names that the job gave it, and only these; a loop's name is what it has adopted.
         """
         cards = {self.base: Card(self.base, "")}
+        cards |= {loop: Card(loop, adapter) for loop, adapter in loops.names(self.workspace).items()}
         names = jobs.model_names(self.workspace)
         for adapter in sorted(self.workspace.adapters(), key=lambda a: (a.name, a.version)):
             if adapter.role == "policy" and adapter.base.get("spec", self.base) == self.base:
@@ -283,8 +287,9 @@ class Hub:
                 cards |= {name: Card(name, str(adapter), adapter.created) for name in known}
         return cards
 
-    def card(self, name: str) -> Card:
-        """What a name means now; as quick with a thousand adapters as with one.
+    def card(self, name: str, who: str = "") -> Card:
+        """What a name means now; as quick with a thousand adapters as with one. `who` asks: the same one meets the same
+        model while a loop tries a candidate.
 
         Raises:
             NotFound: no adapter of this base, naming the nearest.
@@ -296,6 +301,9 @@ class Hub:
             found = None if name.startswith(jobs.PREFIX) else self.workspace.find_adapter(known)
         except UserError:  # what follows an @ is no number
             found = None
+        if found is None and (split := loops.split(self.workspace, name)):
+            adapter, arm, share = split.pick(who)
+            return replace(self.card(adapter), name=name, arm=arm, propensity=share)
         if found is None or found.role != "policy" or found.base.get("spec", self.base) != self.base:
             raise NotFound(f"The model '{name}' does not exist{nearest(name, self.cards())}")
         return Card(name, str(found), found.created)

@@ -7,7 +7,7 @@ is one), content that is not text.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -106,14 +106,15 @@ def router(hub: Hub, guard: Guard | None = None, keeper: Log | None = None) -> A
         if body.top_logprobs and not body.logprobs:
             raise Refusal("The 'top_logprobs' parameter is only allowed when 'logprobs' is enabled.",
                           param="top_logprobs", code="invalid_value")
-        card, n = find(hub, body.model), body.n or 1
+        card, n = find(hub, body.model, body.asked), body.n or 1
         route = guard.route(card.name, card.adapter) if guard else None
         ask = Ask(body.conversation(), body.sampling(body.length, body.top_logprobs or 0), card,
                   max(n, route.samples) if route else n, live=bool(body.stream and not route),
                   detail=bool(body.logprobs or route))
         running = await wire.unless_gone(request, hub.open(ask))
         reply = Reply(card.shown, running.used, bool(body.logprobs), body.usage)
-        exchange = keeper.begin(request, body.asked, body.conversation(), card.shown, reply.id) if keeper else None
+        exchange = keeper.begin(request, body.asked, body.conversation(), card.shown, reply.id, card.arm,
+                                card.propensity) if keeper else None
         if guard and route:
             choices = await wire.whole(request, running)
             choices = (await guard.judge(route, ask.model, body.conversation(), choices, hub.score))[:n]
@@ -200,12 +201,13 @@ def model_card(card: Card) -> dict[str, Any]:
             "owned_by": "tunesmith"}
 
 
-def find(hub: Hub, name: str) -> Card:
-    """
+def find(hub: Hub, name: str, asked: Mapping[str, Any] | None = None) -> Card:
+    """The model of a name, for the user whom a request names, if it does.
+
     Raises:
         Refusal: 404 in OpenAI's words.
     """
     try:
-        return hub.card(name)
+        return hub.card(name, str((asked or {}).get("safety_identifier") or (asked or {}).get("user") or ""))
     except NotFound as error:
         raise Refusal(str(error), status=404, param="model", code="model_not_found") from error

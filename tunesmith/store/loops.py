@@ -7,6 +7,7 @@ adopted is a list that only grows: going back to an earlier model is one more en
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 
 from tunesmith.errors import NotFound, UserError, nearest
+from tunesmith.records import fingerprint
 from tunesmith.store import tables as db
 from tunesmith.store.audit import append
 from tunesmith.store.checks import valid_name
@@ -74,6 +76,20 @@ def rounds(workspace: Workspace, loop: str = "") -> list[Round]:
     query = sa.select(db.rounds).order_by(db.rounds.c.seq)
     with workspace.database.read() as c:
         return [_round(row) for row in c.execute(query.where(db.rounds.c.loop == loop) if loop else query)]
+
+
+def under_way(workspace: Workspace, loop: str) -> Round:
+    """The round of a loop that has not ended.
+
+    Raises:
+        NotFound: no such loop.
+        UserError: all rounds have ended.
+    """
+    champion(workspace, loop)
+    last = rounds(workspace, loop)[-1]
+    if not last.open:
+        raise UserError(f"round {last} has ended: it was {last.status}")
+    return last
 
 
 def begin(workspace: Workspace, loop: str, start: str, settings: Mapping[str, Any]) -> Round:
@@ -171,20 +187,43 @@ def champion(workspace: Workspace, loop: str) -> Adoption:
     return adoptions(workspace, loop)[-1]
 
 
-def challengers(workspace: Workspace) -> dict[str, tuple[str, str, float]]:
-    """loop -> (the adapter that it serves, the candidate that waits for a person, its share of the traffic)."""
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who answers under a loop's name: its champion, and a share of the time the candidate that waits for a person ("":
+    none)."""
+
+    champion: str
+    challenger: str = ""
+    share: float = 0.0
+
+    def pick(self, who: str) -> tuple[str, str, float]:
+        """(adapter, arm, its share of the traffic); the same `who` meets the same one, "" either of them."""
+        drawn = int(fingerprint([self.challenger, who]), 16) / 16**16 if who else random.random()
+        if self.challenger and drawn < self.share:
+            return self.challenger, "challenger", self.share
+        return self.champion, "champion" if self.challenger else "", 1 - self.share
+
+
+def split(workspace: Workspace, loop: str) -> Split | None:
+    """Who answers under this name now; None if no loop has it."""
     with workspace.database.read() as c:
-        newest = sa.select(sa.func.max(db.adoptions.c.seq)).group_by(db.adoptions.c.loop)
-        serving = {row.loop: row.adapter for row in c.execute(
+        row = c.execute(sa.select(db.adoptions.c.adapter).where(db.adoptions.c.loop == loop).order_by(
+            db.adoptions.c.seq.desc()).limit(1)).first()
+        last = _last(c, loop) if row else None
+    if row is None:
+        return None
+    if last is None or last.status != "waiting" or not last.steps.get("evaluate", {}).get("passed"):
+        return Split(row.adapter)
+    share = float(last.settings.get("challenger", 0))
+    return Split(row.adapter, last.candidate, share) if share else Split(row.adapter)
+
+
+def names(workspace: Workspace) -> dict[str, str]:
+    """loop -> the adapter that it serves, of all loops."""
+    newest = sa.select(sa.func.max(db.adoptions.c.seq)).group_by(db.adoptions.c.loop)
+    with workspace.database.read() as c:
+        return {row.loop: row.adapter for row in c.execute(
             sa.select(db.adoptions).where(db.adoptions.c.seq.in_(newest)))}
-        waiting = {r.loop: r for r in map(_round, c.execute(
-            sa.select(db.rounds).where(db.rounds.c.status == "waiting")))}
-    out = {}
-    for loop, adapter in serving.items():
-        r = waiting.get(loop)
-        share = float(r.settings.get("challenger", 0)) if r and r.steps.get("evaluate", {}).get("passed") else 0.0
-        out[loop] = (adapter, r.candidate if r and share else "", share)
-    return out
 
 
 def _standing(every: list[Adoption]) -> list[Adoption]:
