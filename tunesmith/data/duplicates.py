@@ -135,9 +135,10 @@ def bands(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, int]
 def band_keys(signatures: Hashes, count: int, rows: int) -> Keys:
     """[B, bands]: equal where all of a band's entries are."""
     folded: Keys = np.zeros((len(signatures), count), np.uint64)
+    numbers: Keys = np.arange(count, dtype=np.uint64)
     for r in range(rows):
         folded = _mixed(folded ^ signatures[:, r:count * rows:rows].astype(np.uint64))
-    return _mixed(folded + np.arange(count, dtype=np.uint64))
+    return _mixed(folded + numbers)
 
 
 class _Spill:

@@ -36,6 +36,7 @@ def render(report: Mapping[str, Any]) -> str:
                 ("Beside them: is it progress or a hack?", _table(report, [m for m in metrics if m.get("beside")]))],
         names={m["key"]: m["label"] or m["key"] for m in metrics},
         suites=[_suite(section, labels) for section in report.get("suites", [])],
+        sections=[{**s, "figures": [_drawn(f) for f in s.get("figures", [])]} for s in report.get("sections", [])],
         curves=[section for section in _curves(report) if section["figures"]], retention=_retention(report),
         how=_how(report.get("how", {})))
 
@@ -158,6 +159,21 @@ def _suite(section: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, A
                      "unit": unit if unit in ("words", "tokens", "nats") else "", "measurable": row["measurable"],
                      "cells": [_split(show(row["models"].get(m), unit)) for m in models], "changes": changes})
     return {**section, "models": [labels.get(m, m) for m in models], "rows": rows}
+
+
+def _drawn(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """A section's own figure: intervals in rows, or lines with bands and the points that they were drawn through."""
+    title, caption = figure["title"], figure.get("caption", "")
+    if figure["kind"] == "intervals":
+        rows = [svg.Row(r["label"], i.value, i.low, i.high, show(r)) for r in figure["rows"] for i in [_interval(r)]]
+        said = "; ".join(f"{r.label}: {r.text}" for r in rows)
+        return _figure(title, caption, svg.intervals(rows, title=title, description=said, reference=None),
+                       ["", title, "n"], [[r["label"], show(r), r.get("n", "")] for r in figure["rows"]])
+    series = [svg.Series(s["label"], s["points"], s.get("band", ())) for s in figure["series"]]
+    drawn = svg.lines(series, title=title, description=caption or title, x_label=figure["x"], y_label=figure["y"],
+                      dots=figure.get("dots", ()))
+    return _figure(title, caption, drawn, [figure["x"], *(s.label for s in series)],
+                   [[f"{x:,.0f}", *(_near(s, x) for s in series)] for x, _ in _spread(series[0].points)])
 
 
 def _curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:

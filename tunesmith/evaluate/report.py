@@ -63,6 +63,9 @@ class Report(TypedDict, total=False):
     changes: {"key", "model", "baseline", "difference", "relative"} of the newest model's figures against each baseline.
     suites: `suite.Section`s: benchmarks, safety, variety, consistency; changes carry "adjusted", the p-value after Holm
         over all of the newest model's.
+    sections: {"title", "note", "tables": [{"title", "head", "rows"}], "figures": [...]} of other kinds of reports, each
+        drawn as it is; a figure is {"kind": "intervals", "title", "rows": [{"label", interval}]} or {"kind": "lines",
+        "title", "x", "y", "series": [{"label", "points", "band"}], "dots"}.
     alarms: {"text", "where"}: what looked like a hack, a collapse or a hidden behaviour, while training or here.
     gate: `gate.judge`'s verdict.
     curves: "sft": metric rows {"step", "loss", ...}; "reward": {"training": rows {"step", "loss", "accuracy"},
@@ -86,6 +89,7 @@ class Report(TypedDict, total=False):
     preferences: list[dict[str, Any]]
     changes: list[dict[str, Any]]
     suites: list[Section]
+    sections: list[dict[str, Any]]
     alarms: list[dict[str, str]]
     gate: dict[str, Any]
     curves: dict[str, Any]

@@ -60,11 +60,13 @@ class _Axes:
                 HEIGHT - BOTTOM - (point[1] - y0) / (y1 - y0) * (HEIGHT - BOTTOM - self.top))
 
 
-def lines(series: Sequence[Series], *, title: str, description: str, x_label: str, y_label: str) -> Markup:
-    """Lines over a shared x axis, each with an optional band. Values that are not finite leave a gap out."""
+def lines(series: Sequence[Series], *, title: str, description: str, x_label: str, y_label: str,
+          dots: Sequence[Point] = ()) -> Markup:
+    """Lines over a shared x axis, each with an optional band, and single dots. Values that are not finite leave a gap
+    out."""
     kept = [_finite(s) for s in series]
     legend, top = _legend(kept)
-    axes = _axes([p for s in kept for p in (*s.points, *_corners(s))], top)
+    axes = _axes([*dots, *(p for s in kept for p in (*s.points, *_corners(s)))], top)
     body = []
     for n, s in enumerate(kept):
         if s.band:
@@ -77,6 +79,7 @@ def lines(series: Sequence[Series], *, title: str, description: str, x_label: st
             body.append(_line(axes, _running_mean(s.points, len(s.points) // 30), n))
         elif len(s.points) <= 2:
             body += [_marker(axes, p, n, f"{s.label}: {p[1]:.4g}") for p in s.points]
+    body += [_marker(axes, p, 0, f"{p[0]:,.4g}: {p[1]:.4g}") for p in dots]
     return _svg(title, description, [*_grid(axes, x_label, y_label), *legend, *body])
 
 
