@@ -7,8 +7,8 @@ say what to train again when a user wants to be forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from tunesmith.feedback import calibration, implicit, signals
 from tunesmith.feedback.implicit import Worth
 from tunesmith.feedback.signals import Evidence
 from tunesmith.judgements import comparisons
-from tunesmith.records import Answer, AnswerGroup
+from tunesmith.records import Answer, AnswerGroup, Interaction
 from tunesmith.settings import MineSettings, OverlapSettings
 from tunesmith.settings.mining import Logged
 from tunesmith.shop import Shop, engine_of, judge
@@ -69,7 +69,7 @@ def mine(shop: Shop, settings: MineSettings) -> Mined:
     if not made:
         raise UserError(f"{len(found)} reactions, and none says for sure what people prefer: rank more answers that "
                         "were served (tunesmith mine overlap), or wait for more users")
-    spots = implicit.spots(made, settings.spots, settings.seed)
+    spots = implicit.spots(implicit.unjudged(made, judged), settings.spots, settings.seed)
     if spots:
         workspace.add_groups(settings.checks, spots)
         used(workspace, settings.checks, _sources(spots))
@@ -113,11 +113,19 @@ def overlap(shop: Shop, settings: OverlapSettings) -> int:
 
 def _found(workspace: Workspace, settings: Logged) -> list[Evidence]:
     """The evidence in what was logged; holdout traffic stays out of it."""
-    found = signals.evidence(interactions(workspace, since=settings.since, source=settings.source))
+    log = interactions(workspace, since=settings.since, source=settings.source)
+    found = signals.evidence(_before(log, settings.until) if settings.until else log)
     if not any(e.signals for e in found):
         raise UserError("no reaction of a user was logged: tunesmith serve --log, or tunesmith import FILE --as "
                         "interactions")
     return found
+
+
+def _before(log: Iterable[Interaction], end: str) -> Iterator[Interaction]:
+    """What was logged before a moment, and what had happened by then."""
+    for one in log:
+        if one.created < end:
+            yield replace(one, events=tuple(e for e in one.events if str(e["at"]) < end))
 
 
 def _worth(found: Sequence[Evidence], judged: Sequence[AnswerGroup], settings: MineSettings) -> Worth:

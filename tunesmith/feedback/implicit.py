@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ VOCAL = 20.0
 """How many of a user's answers without a thumb it takes to believe their own rate more than everybody's."""
 FACT = "mined"
 """The key in a prompt's facts under which a group says what it was made of; models and labelers never see it."""
+
+Judged = TypeVar("Judged", Evidence, AnswerGroup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,8 @@ def feedback_propensity(found: Sequence[Evidence]) -> dict[str, float]:
     return dict(zip((e.interactions[0] for e in found), _logistic(x, gave).tolist(), strict=True))
 
 
-def unjudged(found: Iterable[Evidence], judged: Iterable[AnswerGroup]) -> list[Evidence]:
-    """The evidence on answers of which no person said anything: where one did, the person is right."""
+def unjudged(found: Iterable[Judged], judged: Iterable[AnswerGroup]) -> list[Judged]:
+    """The evidence, or groups, on answers of which no person said anything: where one did, the person is right."""
     known: dict[str, set[str]] = defaultdict(set)
     for g in judged:
         known[g.prompt.id] |= {a.text for a in g.answers}
