@@ -29,11 +29,13 @@ from unittest.mock import patch
 from tunesmith import __version__, cli
 from tunesmith.evaluate.compare import (
     Comparison,
+    OverSeeds,
     difference_over_seeds,
     load,
     metric_over_seeds,
     preference_over_seeds,
 )
+from tunesmith.statistics import wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "examples"
@@ -136,8 +138,13 @@ def figures(found: Sequence[Comparison]) -> dict[str, Any]:
                          **{k: difference_over_seeds(found, a, b, k).to_dict() for k in keys}} for a, b in pairs]}
 
 
-def _said(over: Any) -> dict[str, Any]:
-    return {**over.bootstrap.to_dict(), "each": [round(x, 4) for x in over.each]}
+def _said(over: OverSeeds) -> dict[str, Any]:
+    """A figure with its interval and each seed's value. Where all answers are alike, resampling them has no width, and
+    Wilson's interval stands instead."""
+    found = over.bootstrap
+    if found.low == found.high and found.value in (0, 1):
+        found = wilson(found.value * found.n, found.n)
+    return {**found.to_dict(), "each": [round(x, 4) for x in over.each]}
 
 
 def tables(result: Mapping[str, Any]) -> str:
@@ -163,16 +170,17 @@ def _shown(i: Mapping[str, Any], unit: str = "%") -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("page", help="a page of docs/examples, without .md")
+    parser.add_argument("pages", nargs="+", help="pages of docs/examples, without .md")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="folder for PAGE.json")
     args = parser.parse_args()
     out = args.out.resolve() if args.out else None
-    result = measured(PAGES / f"{args.page}.md", args.seeds)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{args.page}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(tables(result))
+    for page in args.pages:
+        result = measured(PAGES / f"{page}.md", args.seeds)
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{page}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(tables(result), flush=True)
 
 
 if __name__ == "__main__":
