@@ -24,7 +24,7 @@ from tunesmith.evaluate.gate import Gate, Rule
 from tunesmith.feedback import consensus, drift, trust
 from tunesmith.judgements import comparisons
 from tunesmith.records import AnswerGroup, Prompt, Record, fingerprint
-from tunesmith.settings import RoundSettings
+from tunesmith.settings import OverlapSettings, RoundSettings
 from tunesmith.shop import Shop
 from tunesmith.store import loops
 from tunesmith.store.erasure import used, uses
@@ -116,21 +116,34 @@ def _alone(workspace: Workspace, name: str) -> Iterator[None]:
 def collect(week: Week) -> Made:
     """Answers of the champion to prompts that nobody ranked yet, and a few groups of earlier rounds once more."""
     settings, workspace = week.settings, week.workspace
-    groups = ceil(settings.labels / settings.overlap)
+    name, groups = week.name("answers"), ceil(settings.labels / settings.overlap)
     again = _again(week, round_half(groups * settings.again))
-    asked = _dataset(week, "prompts", lambda: _unused(week, "prompts", held_out=False)[:groups - len(again)])
-    name = week.name("answers")
-    rounds.collect(week.shop, settings.of("collect", model=week.champion, prompts=asked.name, name=name,
-                                          answers=settings.answers, seed=week.seed))
+    served = _overlap(week, round_half((groups - len(again)) * settings.served)) if settings.interactions else 0
+    asked = _dataset(week, "prompts", lambda: _unused(week, "prompts", held_out=False)[:groups - len(again) - served])
+    how = settings.of("collect", model=week.champion, prompts=asked.name, name=name, answers=settings.answers,
+                      seed=week.seed)
+    rounds.collect(week.shop, how)
     workspace.add_groups(name, again)
     wanted = project(workspace, name).model_copy(update={"overlap": settings.overlap})
     if project(workspace, name) != wanted:
         set_project(workspace, name, wanted, SHELL)
-    return {"set": name, "groups": asked.count + len(again), "again": len(again), "by": week.champion}
+    return {"set": name, "groups": len(workspace.groups(name)), "again": len(again), "served": served,
+            "by": week.champion}
 
 
 def round_half(x: float) -> int:
     return int(x + 0.5)
+
+
+def _overlap(week: Week, count: int) -> int:
+    """Groups with a served answer among fresh ones; 0 where users left no reactions."""
+    wanted = OverlapSettings(name=week.name("answers"), model=week.champion, count=max(1, count), seed=week.seed,
+                             answers=week.settings.answers, until=week.round.created,
+                             max_tokens=week.settings.of("collect", prompts="x").max_tokens)
+    with suppress(UserError):
+        mining.overlap(week.shop, wanted)
+        return len(week.workspace.groups(wanted.name))
+    return 0
 
 
 def _again(week: Week, count: int) -> list[AnswerGroup]:
@@ -215,11 +228,14 @@ def mine(week: Week) -> Made:
     with suppress(NotFound):
         return {"comparisons": week.workspace.dataset(name).name}
     ranked = tuple(week.ranked.values()) + ((week.name("answers"),) if week.round.number not in week.ranked else ())
+    how = week.settings.of("mine", name=name, ranked=ranked, until=week.round.created, seed=week.seed)
     try:
-        found = mining.mine(week.shop, week.settings.of("mine", name=name, ranked=ranked, seed=week.seed))
+        found = mining.mine(week.shop, how)
     except UserError as e:  # nothing to learn from is no reason to end the round
         return {"comparisons": "", "why": str(e)}
-    return {"comparisons": found.comparisons, "why": found.refused, **found.figures}
+    if found.refused and found.figures["spots"]["verdicts"] < how.require_spots:
+        raise Waits(found.refused)
+    return {"comparisons": found.comparisons, "refused": found.refused, **found.figures}
 
 
 def check(week: Week) -> Made:
@@ -237,8 +253,8 @@ def check(week: Week) -> Made:
     found = drift.drift(drift.meetings(trusted), week.seed)
     holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of this round"
              for who, why in suspects.items()]
-    if why := week.round.steps["mine"].get("why", ""):
-        holds += [f"reactions of users were not used: {why}"] if "checks" in why or "spot" in why else []
+    if why := week.round.steps["mine"].get("refused"):
+        holds.append(why)
     return {"suspects": suspects, "holds": holds, "drift": {} if found is None else {
         "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
         "meetings": {str(age): list(n) for age, n in found.meetings.items()},
@@ -255,16 +271,18 @@ def _judged(week: Week, without: Sequence[str] = ()) -> list[tuple[int, AnswerGr
 
 def feedback(week: Week) -> list[AnswerGroup]:
     """Everything that people said, as one group per prompt and answers, what is older weighed down as far as
-    preferences have changed; and what users did where no person judged the same answers."""
+    preferences have changed; and what users did where no person judged the same answers. What users asked may lie on
+    the held-out side: what is known of that tells what reactions are worth, and teaches nothing."""
+    share = week.settings.held_out
     checked = week.round.steps["check"]
     weights = checked["drift"].get("weights", {})
     said = [replace(g, weight=g.weight * weights.get(str(n), 1.0))
-            for n, g in _judged(week, tuple(checked["suspects"]))]
+            for n, g in _judged(week, tuple(checked["suspects"])) if not _is_held_out(g.prompt, share)]
     agreed = consensus.agree(said, "ability").groups
     if implicit := week.round.steps["mine"]["comparisons"]:
         known = {(g.prompt.id, a.text) for g in agreed for a in g.answers}
-        agreed += [g for g in week.workspace.dataset(implicit).rows()
-                   if not all((g.prompt.id, a.text) in known for a in g.answers)]
+        agreed += [g for g in week.workspace.dataset(implicit).rows() if not _is_held_out(g.prompt, share)
+                   and not all((g.prompt.id, a.text) in known for a in g.answers)]
     return agreed
 
 

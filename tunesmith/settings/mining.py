@@ -14,6 +14,7 @@ class Logged(Settings):
     """Which of the logged interactions are meant."""
 
     since: str = Field("", description="only interactions logged at or after this time, such as 2026-11-14")
+    until: str = Field("", description="only what was logged before this time, so that a second try finds the same")
     source: str = Field("", description="only interactions logged by this source, such as serve or langfuse")
 
 

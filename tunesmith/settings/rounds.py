@@ -19,7 +19,7 @@ OWN: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
     "ppo": (PpoSettings, ("policy", "reward", "prompts", "name", "seed")),
     "evaluate": (EvaluateSettings, ("models", "against", "prompts", "judge", "reward", "name", "gate", "limit",
                                     "seed")),
-    "mine": (MineSettings, ("name", "ranked", "since", "with_ranked", "spots_set", "seed")),
+    "mine": (MineSettings, ("name", "ranked", "since", "until", "with_ranked", "spots_set", "seed")),
 }
 """The tables of a step's settings, and which of them the round itself fills in."""
 
@@ -50,6 +50,9 @@ class RoundSettings(Settings):
     challenger: float = Field(0.0, ge=0, le=0.5, description="share of the traffic under the loop's name that a "
                               "candidate gets while it waits for that person")
     interactions: bool = Field(False, description="learn from what users did with served answers too (tunesmith mine)")
+    served: float = Field(0.5, ge=0, le=1, description="with interactions: share of the new groups in which an answer "
+                          "that was served stands among fresh ones; what people say of it tells what reactions are "
+                          "worth")
     warm: bool = Field(True, description="the reward model starts from the last round's")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     collect: dict[str, Any] = Field(default_factory=dict, description="settings of that step, and so the others")
