@@ -241,7 +241,7 @@ def _next(t: _Turn, more: bool, seed: int) -> Scenario:
     if not more:
         again = {"role": "user", "content": f"That is not what I asked. {t.scenario.messages[-1]['content']}"}
         return replace(t.scenario, messages=[*t.scenario.messages, said, again])
-    fresh = customers.sample(t.scenario.split, 8, int(fingerprint([seed, t.id]), 16) % 2**31)
+    fresh = customers.sample(t.scenario.split, 4, int(fingerprint([seed, t.id]), 16) % 2**31)
     other = next((s for s in fresh if len(s.messages) == 1), t.scenario)
     return replace(other, messages=[*t.scenario.messages, said, other.messages[-1]])
 
