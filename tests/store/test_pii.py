@@ -58,6 +58,9 @@ def test_words_before_a_number_tell_what_it_is():
     assert [f.kind for f in find("My passport number is C01X00T47")] == ["national_id"]
     assert [f.kind for f in find("BSN: 111222333")] == ["national_id"]
     assert [f.kind for f in find("call me at 5550 1234")] == ["phone"]
+    assert scrub("ssn 5305421818 card no 6548 0550 6582 9421") == "ssn [NATIONAL_ID] card no [CARD]"  # mistyped
+    assert scrub("account number 1234-5678, sort code 12-34-56") == "account number [ACCOUNT], sort code [ACCOUNT]"
+    assert scrub("ssn ends in 4506 ac no 7852") == "ssn ends in 4506 ac no 7852"
     assert scrub("password: hunter2!") == "password: [KEY]"
     assert scrub("https://ann:s3cret@host/x") == "https://[KEY]@host/x"
     assert find("My lucky number is 5550 1234") == []

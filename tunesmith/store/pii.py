@@ -2,7 +2,7 @@
 
     key          access keys and tokens (by prefix, by what stands before them, or because they are random), private
                  key blocks, JSON web tokens, passwords in addresses
-    email  iban (mod 97)  ip (v4, v6)  card (Luhn)
+    email  iban (mod 97)  ip (v4, v6)  card (Luhn; mistyped ones behind "card")  account (behind a word that says so)
     national_id  US, UK, ES, IT, FR, DE, CH, SE, PL, BR, IN, CA, NL; others only behind a word that says so
     phone        international, North American, with a trunk zero, or behind a word that says so
 
@@ -258,7 +258,10 @@ RULES: tuple[Rule, ...] = (
         weighed(n[:8], "98765432") - int(n[8])) % 11 == 0, "7"),
     _rule(_ID, r"(?i)\b(?:ssn|social security(?: number| no\.?)?|passport(?: number| no\.?)?|tax id|national id|"
           r"steuer-?id|ausweisnummer|driving licen[cs]e|driver'?s license)\b[^\d\n]{0,20}?"
-          r"\b(?P<it>[A-Z]{0,3}\d[A-Z0-9 -]{4,16}[A-Z0-9])\b", lambda n: sum(c in DIGITS for c in n) >= 5),
+          r"\b(?P<it>[A-Z]{0,3}\d[A-Z0-9]{4,16}|\d[\d -]{4,16}\d)\b", lambda n: sum(c in DIGITS for c in n) >= 5),
+    _rule("card", r"(?i)\b(?:card|kreditkarte)\b[^\d\n]{0,20}(?P<it>\d(?:[ .-]?\d){12,18})(?!\d)", needs="7"),
+    _rule("account", r"(?i)\b(?:account|konto|routing|sort)(?: ?(?:number|nummer|no\.?|nr\.?|code))\b[^\d\n]{0,20}"
+          r"(?P<it>\d(?:[ -]?\d){5,19})(?!\d)"),
     _rule("phone", r"(?<![\w+])(?:\+|00)[1-9](?:[ ./()-]{0,3}\d){7,14}(?!\d)", needs="7"),
     _rule("phone", r"(?<![\w.-])(?:1[ .-])?\(?[2-9]\d{2}\)?[ .-]{1,2}\d{3}[ .-]\d{4}(?![\d-])", needs="7"),
     _rule("phone", r"(?<![\w.,:/-])(?:\(0[1-9]\d{0,4}\)|0[1-9]\d{0,4})(?:[ /-]\d{2,8}){1,5}(?![\d-])",
