@@ -13,12 +13,15 @@ WORDS = {"card": "card lost stolen blocked pin", "transfer": "transfer send mone
          "loan": "loan borrow rate mortgage repay", "fees": "fee charge cost expensive refund"}
 
 
+COMMON = ("please", "help", "me", "with", "my", "the", "a")
+
+
 def questions(count=600, seed=2):
     draw = random.Random(seed)
     out = []
     for n in range(count):
         label = list(WORDS)[n % len(WORDS)]
-        said = draw.choices(WORDS[label].split(), k=3) + draw.choices("please help me with my the a to".split(), k=5)
+        said = draw.choices(WORDS[label].split(), k=3) + draw.choices(COMMON, k=5)
         out.append((" ".join(draw.sample(said, len(said))), label))
     return out
 

@@ -28,8 +28,8 @@ def decontaminate(command: argparse.Namespace, terminal: Terminal) -> None:
     lines += [f"{name}: {len(found.items.get(name, ()))} of {count} items stood in it ({found.share(name)})"
               + (f"; {found.too_short[name]} too short to look for" if found.too_short[name] else "")
               for name, count in found.looked_for.items()]
-    terminal.result({"name": made.name, "rows": made.count, "skipped": made.skipped, **found.to_dict()},
-                    "\n".join(lines))
+    terminal.result({"name": made.name, "rows": made.count, "skipped": made.skipped,
+                     "evaluations": found.to_dict()["evaluations"]}, "\n".join(lines))
 
 
 def health(command: argparse.Namespace, terminal: Terminal) -> None:

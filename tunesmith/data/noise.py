@@ -139,7 +139,8 @@ def _folds(label_N: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     return fold
 
 
-def _fit(x_ND: csr_matrix, label_N: NDArray[np.int64], classes: int, penalty: float = PENALTY, steps: int = 30) -> Floats:
+def _fit(x_ND: csr_matrix, label_N: NDArray[np.int64], classes: int, penalty: float = PENALTY, steps: int = 30
+         ) -> Floats:
     """[D + 1, C] weights and biases of multinomial logistic regression, by L-BFGS."""
     shape = (x_ND.shape[1] + 1, classes)
     one_NC = np.zeros((len(label_N), classes))
