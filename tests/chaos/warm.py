@@ -45,10 +45,15 @@ POINTS = {
     "job checkpoint": "tunesmith.store.jobs:add_checkpoint",
     "job results": "tunesmith.store.blobs:add",
     "job end": "tunesmith.store.jobs:succeed",
+    "answers": "tunesmith.store.workspace:Workspace.add_groups",
+    "round": "tunesmith.store.loops:begin",
+    "step": "tunesmith.store.loops:record",
+    "report": "tunesmith.evaluate.report:write",
+    "adoption": "tunesmith.store.loops:adopt",
 }
 """Moments to die at: what is running then."""
 
-PRELOAD = ["pytest", "warmed", "tunesmith.cli", "tunesmith.rounds", "tunesmith.service.trainer",
+PRELOAD = ["pytest", "warmed", "tunesmith.cli", "tunesmith.rounds", "tunesmith.loop", "tunesmith.service.trainer",
            "tunesmith.quickstart.builtin", "alembic.command",
            "tunesmith.train.sft", "tunesmith.train.reward", "tunesmith.train.ppo",
            "tunesmith.train.dpo", "tunesmith.train.kto", "tunesmith.train.grpo",
