@@ -4,6 +4,9 @@
 
 Every week brings customers whose wishes and moods have moved on, a round of the loop with at most 150 simulated
 verdicts, and a look by the gold rubric at test customers that no round knows: what the loop serves after that week.
+`--interactions N` lets N simulated users of a week react to what the loop serves, and the rounds learn from that too;
+then part of the 150 verdicts is spent on checking mined pairs. The week after the last is poisoned: two of twenty
+labelers rank upside down, and one user in five is a manipulator.
 """
 
 from __future__ import annotations
@@ -17,17 +20,19 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks import machine
 from tunesmith import loop, rounds
 from tunesmith.contracts import Sampling
 from tunesmith.feedback import simulated
-from tunesmith.quickstart import builtin, customers, story
+from tunesmith.quickstart import builtin, customers, story, users
 from tunesmith.quickstart.builtin import Gold, checks, to_prompt
-from tunesmith.records import Prompt
+from tunesmith.records import Answer, Conversation, Prompt
 from tunesmith.settings import RoundSettings, SftSettings
-from tunesmith.shop import Shop, engine_of
+from tunesmith.shop import Judge, Shop, engine_of
 from tunesmith.statistics import mean_interval, paired_difference
+from tunesmith.store import interactions as log
 from tunesmith.store import loops
 from tunesmith.store.loops import Round
 from tunesmith.store.workspace import Workspace
@@ -39,7 +44,9 @@ DRIFT = {"rate": -0.8, "compare": -0.8, "apply": -0.4, "approval": -0.4, "payoff
 """How the logarithm of an intent's weight moves in two weeks."""
 PROVOCATIVE = (0.15, 0.22, 0.30, 0.37, 0.45)
 """The share of angry and insulting customers, week by week."""
-LABELERS, POISONERS = 20, 2
+LABELERS, POISONERS, LABELS = 20, 2, 150
+CHECKS, MANIPULATORS = 30, 0.2
+"""Of the labels, those spent on mined pairs; of a poisoned week's users, those who manipulate."""
 
 
 def intents(week: int) -> dict[str, float]:
@@ -50,7 +57,7 @@ def intents(week: int) -> dict[str, float]:
 
 def settings(**values: Any) -> RoundSettings:
     return RoundSettings(**{
-        "name": NAME, "start": f"{NAME}-sft", "prompts": ("week-*",), "held_out": 0.3, "tests": 300, "labels": 150,
+        "name": NAME, "start": f"{NAME}-sft", "prompts": ("week-*",), "held_out": 0.3, "tests": 300, "labels": LABELS,
         "judge": "loan-desk", "safety": ("rude",), "ask": False, "collect": {"max_tokens": 96},
         "reward": {"epochs": 3, "lr": 1e-3}, "evaluate": {"max_tokens": 96},
         "ppo": {"updates": 25, "max_tokens": 96, "epochs": 2, "lr": 6e-4, "kl": 0.15, "checkpoint_every": 10},
@@ -63,16 +70,53 @@ def add_week(workspace: Workspace, week: int, seed: int) -> None:
     workspace.add_dataset(f"week-{week}", "prompts", rows, source="loan-desk simulator", licence="Apache-2.0")
 
 
-def rank(workspace: Workspace, name: str, seed: int, poisoned: bool, most: int = 150) -> int:
+class Desk:
+    """The gold rubric, also for what users asked, whose prompts come out of the log without their scenario."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def learn(self, prompts: Mapping[str, Prompt]) -> None:
+        """Which scenario is behind each prompt."""
+        self.known |= {id: dict(p.facts) for id, p in prompts.items()}
+        self.file.write_text(json.dumps(self.known))
+
+    def _with_scenario(self, prompt: Prompt) -> Prompt:
+        return prompt if "scenario" in prompt.facts else replace(prompt, facts=self.known[prompt.id])
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        return Gold().score(self._with_scenario(prompt), answers)
+
+    def judge(self) -> Judge:
+        return replace(builtin.judge(), scorer=self, checks=lambda p, a: checks(self._with_scenario(p), a))
+
+
+def react(shop: Shop, gold: Desk, count: int, seed: int, poisoned: bool) -> None:
+    """A week of users with what the loop serves."""
+    name = loops.names(shop.workspace).get(NAME, f"{NAME}-sft")
+    engine = engine_of(shop.base_of(name), shop.workspace, [name])
+
+    def write(conversations: Sequence[Conversation], n: int) -> list[list[Answer]]:
+        return [answers for start in range(0, len(conversations), 64) for answers in engine.sample(
+            conversations[start:start + 64], Sampling(96, seed=seed + start), n=n, model=name)]
+
+    with patch.object(users, "MANIPULATORS", MANIPULATORS if poisoned else users.MANIPULATORS):
+        made = users.simulate(count, write, seed)
+    log.add(shop.workspace, made.interactions)
+    ids = {i.id for i in made.interactions}
+    gold.learn({Prompt(i.messages).id: made.prompts[i.id] for i in log.interactions(shop.workspace) if i.id in ids})
+
+
+def rank(workspace: Workspace, name: str, gold: Desk, seed: int, poisoned: bool, most: int, each: int) -> None:
     """The panel judges what the round asks; in a poisoned week some turn everything upside down."""
-    gold, groups = Gold(), workspace.groups(name)
+    groups = workspace.groups(name)
     scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in groups]
     panel = simulated.panel(LABELERS, scores)
     if poisoned:
         panel = (*(replace(who, kind="adversarial") for who in panel[:POISONERS]), *panel[POISONERS:])
-    found = list(simulated.judge(groups, gold, panel, per_group=2, overlap=0, seed=seed))[:most]
-    workspace.add_rankings(found)
-    return len(found)
+    found = list(simulated.judge(groups, gold, panel, per_group=each, overlap=0, seed=seed))
+    workspace.add_rankings(found[:most])
 
 
 def adherence(shop: Shop, model: str, prompts: Sequence[Prompt], seed: int) -> list[float]:
@@ -82,20 +126,31 @@ def adherence(shop: Shop, model: str, prompts: Sequence[Prompt], seed: int) -> l
     return [float(checks(p, a[0].text)["adherence"] or 0.0) for p, a in zip(prompts, answers)]
 
 
-def week(shop: Shop, number: int, seed: int, poisoned: bool = False, **values: Any) -> Round:
-    """One round, with everybody at work at once."""
+def week(shop: Shop, gold: Desk, number: int, seed: int, interactions: int, poisoned: bool) -> Round:
+    """One round, with everybody at work at once; what an earlier try left is taken as it is."""
+    for done in loops.rounds(shop.workspace, NAME):
+        if done.number == number and (not done.open or "evaluate" in done.steps):
+            return done
     add_week(shop.workspace, number, seed)
+    draw = 1000 * seed + number
+    if interactions and len(loops.rounds(shop.workspace, NAME)) < number:
+        react(shop, gold, interactions, draw, poisoned)
+    own = {"interactions": True, "labels": LABELS - CHECKS,
+           "mine": {"spots": CHECKS, "require_spots": CHECKS}} if interactions else {}
     while True:
-        found = loop.run(shop, settings(seed=seed, **values))
-        if "verdicts" not in found.waits:
+        found = loop.run(shop, settings(seed=seed, **own))
+        if "tunesmith studio" not in found.waits:
             return found
-        rank(shop.workspace, f"{NAME}-{found.number}-answers", 1000 * seed + number, poisoned)
+        checks_are_due = "rank" in found.steps
+        rank(shop.workspace, f"{NAME}-{found.number}-{'implicit-spots' if checks_are_due else 'answers'}", gold, draw,
+             poisoned, CHECKS if checks_are_due else LABELS, 1 if checks_are_due else 2)
 
 
-def run(root: Path, weeks: int, seed: int) -> dict[str, Any]:
+def run(root: Path, weeks: int, seed: int, interactions: int) -> dict[str, Any]:
     """Weeks of one seed, then a poisoned one."""
     workspace = Workspace.open(root)
-    shop = Shop(workspace, lambda _: nullcontext(lambda *_: None), builtin.BASES, builtin.JUDGES)
+    gold = Desk(root / "scenarios.json")
+    shop = Shop(workspace, lambda _: nullcontext(lambda *_: None), builtin.BASES, {"loan-desk": gold.judge})
     story.prepare(workspace, story.PLAN, "plan", seed, "test")
     rounds.once(shop, "", "sft", f"{NAME}-sft", SftSettings(
         base="loan-desk", data="plan-demonstrations", name=f"{NAME}-sft", seed=seed, lr=2e-3))
@@ -106,12 +161,13 @@ def run(root: Path, weeks: int, seed: int) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for number in [*range(1, weeks + 1), weeks + 1]:
         began, poisoned = time.monotonic(), number > weeks
-        found = week(shop, number, seed, poisoned)
-        serves = loops.champion(workspace, NAME)
+        found = week(shop, gold, number, seed, interactions, poisoned)
+        serves = [a for a in loops.adoptions(workspace, NAME) if a.number <= number][-1]
         kept[str(number)] = adherence(shop, serves.adapter, tests, seed)
+        checked = CHECKS if found.steps["mine"]["comparisons"] else 0
         rows.append({"week": number, "poisoned": poisoned, "status": found.status, "waits": found.waits,
                      "why": found.steps.get("adopt", {}).get("why", ""), "serves": serves.adapter,
-                     "labels": found.steps["rank"]["verdicts"], "seconds": round(time.monotonic() - began),
+                     "labels": found.steps["rank"]["verdicts"] + checked, "seconds": round(time.monotonic() - began),
                      "suspects": found.steps["check"]["suspects"], "drift": found.steps["check"]["drift"],
                      "mined": {k: v for k, v in found.steps["mine"].items() if k != "at"},
                      "held_out": found.steps["reward"]["held_out"].get("accuracy"),
@@ -132,10 +188,11 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--weeks", type=int, default=5)
     asked.add_argument("--seeds", type=int, nargs="+", default=[0])
+    asked.add_argument("--interactions", type=int, default=0, help="of users in a week")
     asked.add_argument("--root", type=Path, required=True, help="where the workspaces lie; a stopped run goes on")
     asked.add_argument("--out", type=Path)
     given = asked.parse_args()
-    found = [run(given.root / f"seed-{seed}", given.weeks, seed) for seed in given.seeds]
+    found = [run(given.root / f"seed-{seed}", given.weeks, seed, given.interactions) for seed in given.seeds]
     result = {"machine": machine.describe(), "runs": [{k: v for k, v in one.items() if k != "each"} for one in found],
               "fifth over first": fifth_over_first(found, given.weeks)}
     if given.out:
