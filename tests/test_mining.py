@@ -73,10 +73,10 @@ def test_reactions_become_comparisons_thumbs_and_pairs_to_check(shop):
     rows = list(shop.workspace.dataset("mined").rows())
     pairs = [g for g in rows if g.pairs]
     assert len(pairs) == made.figures["pairs"] == 200 and made.figures["users"] == 40
-    right = [("careful" in g.answers[p.better].text, p.p) for g in pairs for p in g.pairs]
-    assert np.mean([good for good, _ in right]) > 0.84 and all(0.75 < p < 0.95 for _, p in right)
+    assert np.mean(["careful" in g.answers[p.better].text for g in pairs for p in g.pairs]) > 0.84
+    assert all(0.75 < g.prompt.facts["mined"]["p"] < 0.95 and 0.4 < g.weight < 1.1 for g in pairs)
     labels = {g.answers[0].text.split()[1]: g.labels[0] for g in rows if not g.pairs}
-    assert labels["careful"] > 0.7 and labels["careless"] < 0.3
+    assert labels == {"careful": 1.0, "careless": 0.0}
     thumbs = list(shop.workspace.dataset("mined-thumbs").rows())
     assert len(thumbs) == 200 and {x for g in thumbs for x in g.labels} == {0.0, 1.0}
     assert len(shop.workspace.groups("mined-spots")) == 30

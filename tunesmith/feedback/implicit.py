@@ -1,9 +1,13 @@
-"""Evidence and what it is worth -> answer groups to learn from: pairs, single answers with soft labels, thumbs.
+"""Evidence and what it is worth -> answer groups to learn from: pairs, single answers, thumbs.
 
-How strong a reaction is stands in the label, P(a person prefers). Reactions of users who say very much are made fainter
-before their worth is measured; weights correct for the place on the page, for traffic that was split unevenly, and, of
-thumbs, for who cares to give one. Every group names the interactions that it was made of. Left out: a doubly robust
-outcome model; rewards are learned from the groups afterwards, and corrected labels are what they need.
+A reaction is a verdict that came through a noisy channel: with p = P(a person prefers), its likelihood under a reward r
+is p σ(r) + (1 - p) σ(-r). Near r = 0, where weak reactions leave it, this has the slope of a plain verdict of weight
+|2p - 1|, and hardly any curvature. So a group says which side is better, and its weight how sure that is. (A soft label
+p of weight 1 has the same slope, but draws every reward towards log p/(1-p): thousands of faint reactions then flatten
+what few clear verdicts say.) Weights also correct for the place on the page, for traffic that was split unevenly, and,
+of thumbs, for who cares to give one; reactions of users who say very much are made fainter before their worth is
+measured. Every group names the interactions that it was made of. Left out: a doubly robust outcome model; rewards are
+learned from the groups afterwards.
 """
 
 from __future__ import annotations
@@ -58,7 +62,8 @@ def corrected(found: Iterable[Evidence], user_share: float = 0.01) -> list[Evide
 
 
 def groups(found: Iterable[Evidence], worth: Worth) -> list[AnswerGroup]:
-    """Soft pairs of choices and soft labels of single answers; evidence of which nothing counts is left out.
+    """Pairs of choices and labelled single answers, weighed by how sure they are; evidence of which nothing counts is
+    left out.
 
     Several reactions to the same answers by different users are several groups.
     """
@@ -77,7 +82,7 @@ def thumbs(found: Iterable[Evidence], worth: Worth) -> list[AnswerGroup]:
              if e.signals.get(name) and name in worth.single.heeds(e.signals)]
     chance = feedback_propensity(single)
     weights = np.array([e.weight * min(CLIP, 1 / chance[e.interactions[0]]) for e, _ in given])
-    return [replace(_group(e, 0.5, ["thumb"]), labels=(float(value > 0),), weight=float(w))
+    return [replace(_group(e, float(value > 0), ["thumb", "rating"]), weight=float(w))
             for (e, value), w in zip(given, weights / (weights.mean() if given else 1))]
 
 
@@ -112,8 +117,7 @@ def without(made: Iterable[AnswerGroup], unsafe: Collection[str]) -> list[Answer
 
 def preferred(group: AnswerGroup) -> list[str]:
     """The texts that a group speaks for."""
-    pairs = [p.better if p.p > 0.5 else p.worse for p in group.pairs]
-    return [group.answers[k].text for k in {*pairs, *(k for k, x in enumerate(group.labels) if x > 0.5)}]
+    return [group.answers[k].text for k in {*(p.better for p in group.pairs), *np.flatnonzero(group.labels).tolist()}]
 
 
 def spots(made: Sequence[AnswerGroup], count: int, seed: int = 0) -> list[AnswerGroup]:
@@ -135,14 +139,14 @@ def agreement(checked: Iterable[AnswerGroup]) -> tuple[float, int]:
 
 
 def _group(e: Evidence, p: float, heard: Sequence[str]) -> AnswerGroup:
-    """Of two answers a soft pair, of one a soft label."""
-    about = {"signals": {name: round(e.signals[name], 4) for name in heard if name in e.signals},
+    """Of two answers a pair, of one a label of 0 or 1; the weight says how sure."""
+    about = {"signals": {name: round(e.signals[name], 4) for name in heard if name in e.signals}, "p": round(p, 4),
              "interactions": list(e.interactions)}
     prompt = replace(e.prompt, facts={**e.prompt.facts, FACT: about})
-    two = len(e.answers) == 2
-    pair = (Pair(0, 1, p) if p >= 0.5 else Pair(1, 0, 1 - p),) if two else ()
-    return AnswerGroup(prompt, e.answers, pairs=pair, labels=() if two else (p,), labeler=LABELER,
-                       source="simulated" if e.simulated else "implicit", weight=e.weight)
+    two, better = len(e.answers) == 2, int(p < 0.5)
+    return AnswerGroup(prompt, e.answers, pairs=(Pair(better, 1 - better),) if two else (),
+                       labels=() if two else (float(p > 0.5),), labeler=LABELER,
+                       source="simulated" if e.simulated else "implicit", weight=e.weight * abs(2 * p - 1))
 
 
 def _blind(group: AnswerGroup) -> AnswerGroup:
