@@ -1,7 +1,9 @@
 """Rounds of a loop on a tiny model: what each step makes, whom it waits for, what is adopted, and the way back."""
 
+import tomllib
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,3 +207,9 @@ def test_cron_expressions():
     after = datetime(2026, 11, 21, 12, tzinfo=UTC)  # a Saturday
     upcoming = commands.times("0 6 * * 1", after)
     assert [next(upcoming).isoformat() for _ in range(2)] == ["2026-11-23T06:00:00+00:00", "2026-11-30T06:00:00+00:00"]
+
+
+def test_the_page_shows_a_file_that_works():
+    page = (Path(__file__).parents[1] / "docs" / "rounds.md").read_text(encoding="utf-8")
+    found = RoundSettings.model_validate(tomllib.loads(page.split("```toml")[1].split("```")[0]))
+    assert (found.name, found.labels, found.ppo) == ("desk", 150, {"updates": 25})
