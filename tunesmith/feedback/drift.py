@@ -2,10 +2,10 @@
 
 Two verdicts on the same two answers agree with probability 1/2 + a exp(-λ age), where `age` is how many rounds lie
 between them: at age 0, two labelers of one round, a is what their noise leaves of certainty; λ is how fast preferences
-change. Both are fitted by maximum likelihood, from answers that were ranked in several rounds, so that they are compared
-with themselves. If preferences of `age` rounds ago have a correlation ρ = exp(-λ age) with today's, a verdict of then is
-worth ρ of one of now, so that is its weight. Without sure signs of change (the interval of λ includes 0) nothing is
-weighed down: old rankings are dear.
+change. Both are fitted by maximum likelihood, from answers that were ranked in several rounds, so that they are
+compared with themselves. If preferences of `age` rounds ago have a correlation ρ = exp(-λ age) with today's, a verdict
+of then is worth ρ of one of now, so that is its weight. Without sure signs of change (the interval of λ includes 0)
+nothing is weighed down: old rankings are dear.
 
 A labeler who ranks upside down looks like drift: leave those out first. Left out: change of a part of the preferences
 only (of one topic), and change that is no decay (with the seasons).
