@@ -4,7 +4,7 @@
     python -m benchmarks.mixtures transfer --data ../shared/data --seeds 0 1 2 --out docs/results
 
 `scale` writes synthetic rows and runs each stage in a process of its own, whose peak memory is the figure: `mix` reads
-the rows and writes the mixture, `cut` makes tokens of it, `draw` draws batches at many steps, `train` learns for some
+the rows and writes the mixture, with FLAN's limit of 30,000 rows of a task, `cut` makes tokens of it, `draw` draws batches at many steps, `train` learns for some
 steps as `tunesmith sft` does.
 
 `transfer` leaves one cluster of tasks out at a time (inference, sentiment, paraphrase), tunes the bundled base on the
@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +57,16 @@ BATCH, STEPS = 16, 60
 def synthesise(file: Path, rows: int) -> None:
     """Rows of tasks of very different sizes: what is asked, and an answer that follows from it."""
     rng = random.Random(rows)
-    names = [f"task{i}" for i in range(TASKS)]
-    weights = [1 / (i + 1) for i in range(TASKS)]
+    sizes = list(accumulate(1 / (i + 1) for i in range(TASKS)))
     with file.open("w", encoding="utf-8") as out:
         for _ in range(rows):
-            words = rng.choices(WORDS, k=rng.randint(4, 12))
-            out.write(json.dumps({"task": rng.choices(names, weights)[0], "text": " ".join(words),
-                                  "last": words[-1]}) + "\n")
+            task, words = rng.choices(range(TASKS), cum_weights=sizes)[0], rng.choices(WORDS, k=4)
+            out.write(f'{{"task": "task{task}", "text": "{" ".join(words)}", "last": "{words[-1]}"}}\n')
 
 
 RECIPE = """
-rows = 10_000_000
-cap = 100_000
 tasks.all = {file = "rows.jsonl", by = "task", direct = [
-  ["What is the last word of: {text}", "{last}"], ["{text}\\n\\nThe last word?", "It is {last}."],
-  ["Read this: {text}\\nHow does it end?", "{last}"]]}
+  ["The last word of: {text}", "{last}"], ["{text}. The last word?", "{last}"], ["How does {text} end?", "{last}"]]}
 """
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, Self
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -31,14 +32,14 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dict; fields at their default are left out."""
-        return {f.name: _plain(value) for f in dataclasses.fields(self)  # type: ignore[arg-type]
-                if (value := getattr(self, f.name)) != _default(f)}
+        return {name: _plain(value) for name, default in _fields(type(self))  # type: ignore[arg-type]
+                if (value := getattr(self, name)) != default}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The record back from `to_dict`'s result."""
-        return cls(**{f.name: _READ.get(f.name, _identity)(data[f.name])
-                      for f in dataclasses.fields(cls) if f.name in data})  # type: ignore[arg-type]
+        return cls(**{name: _READ.get(name, _identity)(data[name]) for name, _ in _fields(cls)  # type: ignore[arg-type]
+                      if name in data})
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,12 @@ class Interaction(Record):
     holdout: bool = False
     propensity: float = 1.0
     arm: str = ""
+
+
+@cache
+def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """The names of a record type's fields with their defaults; kept, for files hold millions of records."""
+    return tuple((f.name, _default(f)) for f in dataclasses.fields(kind))
 
 
 def _identity(x: Any) -> Any:
