@@ -32,7 +32,7 @@ def import_log(workspace: Workspace, chosen: ImportSettings, terminal: Terminal)
     left: Counter[str] = Counter()
     found = logs.read(chosen.file, left, "" if chosen.origin == "auto" else chosen.origin, chosen.name)
     new = interactions.add(workspace, found)
-    terminal.result({"source": chosen.name, "new": new, "skipped": left},
+    terminal.result({"source": chosen.name, "new": new, "skipped": +left},
                     f"{chosen.name}: {new} new interactions, scrubbed{skipped(left)}")
 
 

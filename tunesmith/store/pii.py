@@ -265,7 +265,7 @@ RULES: tuple[Rule, ...] = (
     _rule("phone", r"(?<![\w+])(?:\+|00)[1-9](?:[ ./()-]{0,3}\d){7,14}(?!\d)", needs="7"),
     _rule("phone", r"(?<![\w.-])(?:1[ .-])?\(?[2-9]\d{2}\)?[ .-]{1,2}\d{3}[ .-]\d{4}(?![\d-])", needs="7"),
     _rule("phone", r"(?<![\w.,:/-])(?:\(0[1-9]\d{0,4}\)|0[1-9]\d{0,4})(?:[ /-]\d{2,8}){1,5}(?![\d-])",
-          lambda n: 9 <= len(n) <= 12, "7"),
+          lambda n: 9 <= len(n) <= 14, "7"),
     _rule("phone", r"(?<![\w.,:/-])0[1-9]\d{8,10}(?!\w)", needs="7"),
     _rule("phone", r"(?i)\b(?:(?:tele)?phone|tel(?:efon)?|mobile?|cell|whatsapp|handy|fax|(?:call|reach)(?: \w{2,4})?"
           r"(?: back)? (?:at|on))\b[^\d\n]{0,16}(?P<it>(?:\d[ ./()-]{0,2}){6,13}\d)(?!\d)", needs="7"),
