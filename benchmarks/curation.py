@@ -83,9 +83,11 @@ def evaluations(data: Path) -> dict[str, list[tuple[str, ...]]]:
                                     if r["split"] == "dev"]}
 
 
-def real(data: Path) -> dict[str, Any]:
+def real(data: Path, only: list[str]) -> dict[str, Any]:
     out = {}
     for name, told in demonstrations(data).items():
+        if only and name not in only:
+            continue
         watch = leakage.Evaluations(item for e, texts in evaluations(data).items() for item in leakage.items(e, texts))
         tools = health.Tools(Toxicity.load().probability, lambda text: (f.kind for f in privacy.find(text)), watch)
         start = time.process_time()
@@ -165,9 +167,9 @@ def _alone(count: int) -> dict[str, Any]:
 @contextmanager
 def _part(name: str) -> Iterator[dict[str, Any]]:
     """The result is merged into the file when the part is done."""
-    found: dict[str, Any] = {}
-    yield found
     whole = json.loads(OUT.read_text()) if OUT.exists() else {}
+    found: dict[str, Any] = whole.get(name, {})
+    yield found
     whole[name] = {**found, "date": time.strftime("%Y-%m-%d"), "machine": describe()}
     OUT.write_text(json.dumps(whole, indent=1) + "\n")
 
@@ -180,13 +182,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("/tmp/tunesmith-curve"))
     parser.add_argument("--sizes", type=int, nargs="*", default=[30, 100, 300, 1000])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], help="real: these sets; others stay as they were measured")
     parser.add_argument("--most", type=int, default=3000)
     asked = parser.parse_args()
     with _part(asked.what) as part:
         if asked.what == "scale":
             part["sizes"] = [_alone(count) for count in asked.rows]
         elif asked.what == "real":
-            part["sets"] = real(asked.data)
+            part["sets"] = {**part.get("sets", {}), **real(asked.data, asked.only)}
         elif asked.what == "noise":
             part |= wrong_labels(asked.data, asked.most, [0.0, 0.05, 0.1, 0.2])
         else:

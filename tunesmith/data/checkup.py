@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tunesmith.data.health import FOREIGN, MANY_DUPLICATES, MUCH_NOISE, UNCOVERED, Health
+from tunesmith.data.health import FOREIGN, MANY_DUPLICATES, MUCH_NOISE, MUCH_TOXIC, TOXIC, UNCOVERED, Health
 from tunesmith.data.topics import Topics
 from tunesmith.statistics import Interval
 
@@ -25,8 +25,8 @@ def verdict(health: Health) -> list[Sentence]:
 def _said(health: Health) -> Iterator[Sentence]:
     f, name = health.figures, health.name
     twins = f["duplicates"]
-    both = Interval(*(twins["exact"].value + twins["near"].value,) * 3, health.rows)
-    yield _one(both.value > MANY_DUPLICATES, f"{both.value:.1%} of the rows repeat another one "
+    both = twins["exact"].value + twins["near"].value
+    yield _one(both > MANY_DUPLICATES, f"{both:.1%} of the rows repeat another one "
                f"({twins['exact'].value:.1%} word for word)", f"tunesmith data dedupe {name}")
     if "leakage" in f:
         leaked = sum(e["leaked"] for e in f["leakage"]["evaluations"].values())
@@ -34,16 +34,18 @@ def _said(health: Health) -> Iterator[Sentence]:
                    f"tunesmith data decontaminate {name}")
     if "private" in f:
         share = f["private"]["rows"]
-        yield _one(share.value > 0, f"{share} of the rows hold what looks like personal data",
+        yield _one(share.value > 0, f"{share:.2%} of the rows hold what looks like personal data",
                    "look at the kinds below, and scrub them where they come from")
     if "languages" in f:
         main, *others = [(k, i) for k, i in f["languages"].items() if k != "unclear"] or [("unclear", None)]
         strange = max((i.low for _, i in others), default=0.0)
-        yield _one(strange > FOREIGN, f"most of it is {main[0]}; {len(others)} other languages appear",
-                   "keep only what your users speak")
+        alien = f"{len(others)} other language{'' if len(others) == 1 else 's'}"
+        yield _one(strange > FOREIGN, f"most of it is {main[0]}; of {alien} there are traces" if others else
+                   f"all of it is {main[0]}", "keep only what your users speak")
     if "toxicity" in f:
         worst = f["toxicity"]["answers"] if f["toxicity"]["answers"].n else f["toxicity"]["questions"]
-        yield _one(worst.low > 0.01, f"{worst} of its answers would be taken for toxic", "review these before training")
+        yield _one(worst.low > MUCH_TOXIC, f"{worst} of its answers are toxic to the classifier",
+                   "review these before training")
     if "labels" in f:
         share = f["labels"]["share"]
         yield _one(share.low > MUCH_NOISE, f"about {share} of the labels are wrong",
@@ -122,8 +124,8 @@ def _languages(health: Health) -> Section | None:
 def _toxicity(health: Health) -> Section | None:
     if "toxicity" not in (f := health.figures):
         return None
-    return _section("Toxicity", "Texts that the classifier gives 50% or more; docs/toxicity_card.md says where it is "
-                    "wrong.", ["", "Toxic"], [[what, str(i)] for what, i in f["toxicity"].items() if i.n])
+    return _section("Toxicity", f"Texts that the classifier gives {TOXIC:.0%} or more; docs/toxicity_card.md says "
+                    "where it is wrong.", ["", "Toxic"], [[what, str(i)] for what, i in f["toxicity"].items() if i.n])
 
 
 def _labels(health: Health) -> Section | None:
