@@ -8,6 +8,7 @@ import pytest
 
 from tunesmith import cli, mining
 from tunesmith.errors import SettingsError, UserError
+from tunesmith.feedback import overlap
 from tunesmith.records import Answer, AnswerGroup, Interaction, Message, Prompt, Ranking
 from tunesmith.settings import MineSettings
 from tunesmith.shop import Judge, Shop
@@ -161,12 +162,11 @@ def test_mistakes_are_said_with_their_cure(shop):
 
 def test_the_overlap_takes_rare_reactions_and_choices(shop):
     found = mining._found(shop.workspace, settings())
-    chosen = mining._spread(found, 40, seed=0)
-    assert len({e.prompt.id for e in chosen}) == 40
-    bad = sum(e.signals.get("resolved", 0) < 0 for e in chosen)
-    assert bad >= 8  # one in ten of the log
+    chosen = overlap.choose(found, 60, seed=0)
+    assert len({e.prompt.id for e in chosen}) == 60 and sum(len(e.answers) == 2 for e in chosen) == 20
+    assert sum(e.signals.get("resolved", 0) < 0 for e in chosen) >= 8  # one in ten of the log
     fresh = [Answer("f"), Answer("f"), Answer("g")]
-    two, one = (mining._beside(next(e for e in found if len(e.answers) == k), fresh, 4) for k in (2, 1))
+    two, one = (overlap.group(next(e for e in found if len(e.answers) == k), fresh, 4) for k in (2, 1))
     assert len(two.answers) == 2 and [a.text for a in one.answers[1:]] == ["f", "g"]
 
 

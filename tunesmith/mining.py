@@ -11,15 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from tunesmith.contracts import Sampling
 from tunesmith.errors import UserError
 from tunesmith.feedback import calibration, implicit, signals
+from tunesmith.feedback import overlap as overlapping
 from tunesmith.feedback.implicit import Worth
 from tunesmith.feedback.signals import Evidence
 from tunesmith.judgements import comparisons
-from tunesmith.records import Answer, AnswerGroup, Interaction
+from tunesmith.records import AnswerGroup, Interaction
 from tunesmith.settings import MineSettings, OverlapSettings
 from tunesmith.settings.mining import Logged
 from tunesmith.shop import Shop, engine_of, judge
@@ -86,16 +85,8 @@ def mine(shop: Shop, settings: MineSettings) -> Mined:
 
 
 def overlap(shop: Shop, settings: OverlapSettings) -> int:
-    """Logged answers -> a set to rank; how many groups are new. A third of them are two that a user chose between, as
-    far as there are any, the others single answers among fresh ones to the same prompt.
-
-    Rare reactions come first: answers are taken in turn from each kind of reaction, for and against.
-    """
-    found = _found(shop.workspace, settings)
-    double = _spread([e for e in found if len(e.answers) == 2], settings.count // 3, settings.seed)
-    taken = {e.prompt.id for e in double}
-    single = [e for e in found if len(e.answers) == 1 and e.prompt.id not in taken]
-    chosen = [*double, *_spread(single, settings.count - len(double), settings.seed)]
+    """Logged answers -> a set to rank, chosen by `feedback.overlap`; how many groups are new."""
+    chosen = overlapping.choose(_found(shop.workspace, settings), settings.count, settings.seed)
     engine = engine_of(shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     new = 0
     with shop.progress("overlap") as progress:
@@ -104,7 +95,7 @@ def overlap(shop: Shop, settings: OverlapSettings) -> int:
             sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed + start)
             fresh = engine.sample([e.prompt.messages for e in part], sampling, n=settings.answers - 1,
                                   model=settings.model)
-            new += shop.workspace.add_groups(settings.name, [_beside(e, more, settings.answers)
+            new += shop.workspace.add_groups(settings.name, [overlapping.group(e, more, settings.answers)
                                                              for e, more in zip(part, fresh, strict=True)])
             progress(start + len(part), len(chosen), {})
     used(shop.workspace, settings.name, {id for e in chosen for id in e.interactions})
@@ -185,27 +176,3 @@ def _counts(found: Sequence[Evidence], made: Sequence[AnswerGroup], thumbs: Sequ
     pairs = sum(bool(g.pairs) for g in made)
     return {"interactions": len({id for e in found for id in e.interactions}), "users": len({e.user for e in found}),
             "pairs": pairs, "labels": len(made) - pairs, "thumbs": len(thumbs)}
-
-
-def _spread(found: Sequence[Evidence], count: int, seed: int) -> list[Evidence]:
-    """`count` pieces of evidence on different prompts, taken in turn from each kind of reaction and its direction."""
-    kinds: dict[tuple[str, bool], list[Evidence]] = {}
-    for n in np.random.default_rng(seed).permutation(len(found)):
-        for name, value in found[n].signals.items():
-            kinds.setdefault((name, value > 0), []).append(found[n])
-    waiting = {kind: iter(those) for kind, those in sorted(kinds.items(), key=lambda k: len(k[1]))}
-    chosen: dict[str, Evidence] = {}
-    while waiting and len(chosen) < count:
-        for kind, those in list(waiting.items()):
-            one = next((e for e in those if e.prompt.id not in chosen), None)
-            if one is None:
-                del waiting[kind]
-            elif len(chosen) < count:
-                chosen[one.prompt.id] = one
-    return list(chosen.values())
-
-
-def _beside(e: Evidence, fresh: Sequence[Answer], count: int) -> AnswerGroup:
-    """A logged answer among fresh ones, those with the same text once; two that users chose between stay alone."""
-    texts = {a.text: a for a in (e.answers if len(e.answers) == 2 else (*e.answers, *fresh))}
-    return AnswerGroup(e.prompt, tuple(texts.values())[:count])
