@@ -4,8 +4,8 @@
     python -m benchmarks.mixtures transfer --data ../shared/data --seeds 0 1 2 --out docs/results
 
 `scale` writes synthetic rows and runs each stage in a process of its own, whose peak memory is the figure: `mix` reads
-the rows and writes the mixture, with FLAN's limit of 30,000 rows of a task, `cut` makes tokens of it, `draw` draws batches at many steps, `train` learns for some
-steps as `tunesmith sft` does.
+the rows and writes the mixture, with FLAN's limit of 30,000 rows of a task; `cut` makes tokens of it, `draw` draws
+batches at many steps, `train` learns for some steps as `tunesmith sft` does.
 
 `transfer` leaves one cluster of tasks out at a time (inference, sentiment, paraphrase), tunes the bundled base on the
 rest of four sets of tasks, and on one single task at a time for as many steps; both are measured on the cluster that
