@@ -28,7 +28,15 @@ TRIES = 5
 LEAST = 50
 """Questions below which there are no topics to speak of."""
 _COMMON = 0.5
-"""A word in more of the questions than this says nothing about their topic."""
+"""A word in more of the questions than this says nothing about their topic, as these say nothing anywhere."""
+_FILLERS = frozenset((
+    "about", "all", "and", "any", "are", "based", "because", "been", "but", "can", "could", "did", "does", "each",
+    "find", "following", "for", "from", "get", "give", "given", "had", "has", "have", "her", "his", "how", "into",
+    "its", "just", "know", "like", "make", "many", "may", "more", "most", "much", "must", "need", "not", "one",
+    "only", "other", "our", "out", "over", "please", "provide", "she", "should", "some", "such", "tell", "than",
+    "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "two", "use", "used",
+    "using", "very", "want", "was", "were", "what", "when", "where", "which", "while", "who", "why", "will", "with",
+    "would", "you", "your"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ class _Space:
     def __init__(self, questions: Sequence[str]):
         seen = Counter(w for q in questions for w in set(words(q)))
         most = max(_COMMON * len(questions), 2)
-        self.words = sorted(w for w, n in seen.items() if 2 <= n <= most and len(w) > 2)
+        self.words = sorted(w for w, n in seen.items() if 2 <= n <= most and len(w) > 2 and w not in _FILLERS)
         self.place = {w: n for n, w in enumerate(self.words)}
         self.rarity = np.log((1 + len(questions)) / (1 + np.array([seen[w] for w in self.words]))) + 1
 
