@@ -127,10 +127,15 @@ def _items(g: AnswerGroup) -> list[tuple[Ids, Floats, float, float, bool]]:
     if g.labels and not g.tiers:
         return [(words[0], np.full(words[0].size, words[0].size ** -0.5), g.labels[0], g.weight, True)]
     found = groups.pairs(g)
-    return [(np.concatenate([words[q.better], words[q.worse]]),
-             np.concatenate([np.full(words[k].size, sign * words[k].size ** -0.5)
-                             for k, sign in ((q.better, 1), (q.worse, -1))]),
-             q.p, g.weight * q.weight / len(found), False) for q in found]
+    return [(*_difference(words[q.better], words[q.worse]), q.p, g.weight * q.weight / len(found), False)
+            for q in found]
+
+
+def _difference(better: Ids, worse: Ids) -> tuple[Ids, Floats]:
+    """Words that tell two answers apart, each once."""
+    ids, which = np.unique(np.concatenate([better, worse]), return_inverse=True)
+    sizes = np.repeat([better.size ** -0.5, -worse.size ** -0.5], [better.size, worse.size])
+    return ids, np.bincount(which, sizes)
 
 
 def features(asked: str, text: str) -> Ids:
