@@ -107,8 +107,8 @@ def _rows(workspace: Workspace, folder: Path, task: TaskSettings) -> Iterator[tu
             if row.review == "accepted":
                 yield f"{task.data}, row {number}", row
         return
-    path = folder / task.file
-    for line, row in read_rows(path, Counter()):
+    path = str(folder / task.file)
+    for line, row in read_rows(Path(path), Counter()):
         yield f"{path}:{line}", row
 
 

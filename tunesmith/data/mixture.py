@@ -95,7 +95,7 @@ def survey(recipe: Recipe, read: Read) -> dict[str, Task]:
             raise SettingsError(f'task "{entry}" has templates for none of the views that are wanted')
         before = len(tasks)
         for name, cluster, where, row in _rows(entry, spec, read):
-            task = tasks.setdefault(name, Task(name, cluster, spec))
+            task = tasks.get(name) or tasks.setdefault(name, Task(name, cluster, spec))
             if task.cluster != cluster or task.spec is not spec:
                 raise DataError(f'{where}: task "{name}" is in two clusters or entries: "{task.cluster}" and '
                                 f'"{cluster}"')
@@ -213,11 +213,11 @@ def _rows(entry: str, spec: TaskSettings, read: Read) -> Iterator[tuple[str, str
         if isinstance(row, Demonstration):
             yield entry, fixed or entry, where, row
             continue
-        if any(plain(row.get(key)) != value for key, value in spec.where.items()):
+        if spec.where and any(plain(row.get(key)) != wanted for key, wanted in spec.where.items()):
             continue
         try:
             name = f"{entry}.{filled(value, row)}" if spec.by else entry
-            yield name, fixed or filled(cluster, row) or name, where, row
+            yield name, fixed or (cluster and filled(cluster, row)) or name, where, row
         except DataError as e:
             raise DataError(f"{where}: {e}") from e
 
@@ -255,4 +255,5 @@ def _demonstration(recipe: Recipe, task: Task, view: View, templates: list[Templ
 
 def _named(row: Mapping[str, Any], spec: TaskSettings) -> Mapping[str, Any]:
     """The row with its fields' values called what the recipe calls them."""
-    return {**row, **{key: names.get(plain(row.get(key)), row.get(key)) for key, names in spec.words.items()}}
+    called = {key: names.get(plain(row.get(key)), row.get(key)) for key, names in spec.words.items()}
+    return {**row, **called} if called else row
