@@ -327,7 +327,7 @@ def evaluate(week: Week) -> Made:
         "evaluate", models=(candidate,), against=tuple(dict.fromkeys((start, week.champion))), prompts=tests.name,
         judge=settings.judge, reward=week.round.steps["reward"]["adapter"], name=week.name("report"), seed=week.seed))
     gate = gates.judge(_gate(week, start), made.report)
-    return {"report": made.path.parent.name, "passed": gate["passed"], "rules": gate["rules"], "tests": tests.count,
+    return {"report": made.path.parent.name, "champion": week.champion, "passed": gate["passed"], "rules": gate["rules"], "tests": tests.count,
             "figures": _figures(made.report, candidate), "verdict": made.verdict}
 
 

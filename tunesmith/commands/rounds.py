@@ -117,10 +117,9 @@ def _ls(shop: Shop, chosen: Any, terminal: Terminal) -> None:
 
 def row_of(found: Round) -> dict[str, Any]:
     evaluated: Mapping[str, Any] = found.steps.get("evaluate", {})
-    rates = evaluated.get("figures", {}).get("preference", {})
-    newest = list(rates.values())[-1] if rates else None
+    rate = evaluated.get("figures", {}).get("preference", {}).get(evaluated.get("champion"))
     return {"round": str(found), "status": found.status, "candidate": found.candidate,
-            "preferred to the champion": "{value:.0%} [{low:.0%}, {high:.0%}]".format(**newest) if newest else "",
+            "preferred to the champion": "{value:.0%} [{low:.0%}, {high:.0%}]".format(**rate) if rate else "",
             "labels": found.steps.get("rank", {}).get("verdicts", ""), "began": found.created[:16]}
 
 

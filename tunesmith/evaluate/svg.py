@@ -17,6 +17,8 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 400, 236
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 12, 42
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")
+COUNTED = ("step", "round")
+"""Axes without fractions."""
 COLOURS = len(DASHES)
 LETTER = 6.3
 """Mean width of a letter at 12 units."""
@@ -176,6 +178,8 @@ def _grid(axes: _Axes, x_label: str, y_label: str) -> list[str]:
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
                    f'<text class="tick" x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{_number(v)}</text>')
     for v in _ticks(*axes.x):
+        if x_label in COUNTED and v != int(v):
+            continue
         x = round(axes.at((v, 0))[0], 1)
         anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
         out.append(f'<text class="tick" x="{x}" y="{bottom + 16}" text-anchor="{anchor}">{_number(v)}</text>')

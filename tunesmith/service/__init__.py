@@ -14,6 +14,7 @@
     openai.py     /v1: models and chat; completions.py: text; wire.py: what both share; metrics.py
     hub.py        all requests in one batch on one thread, adapters on demand
     guard.py      answers that are kept back; gateway.py: vLLM or llama.cpp write instead
+    interactions.py what users agree to have logged, and /v1/feedback: what they did next
     files.py      /v1/files, /v1/uploads; finetuning.py: /v1/fine_tuning/jobs; graders.py; quotas.py: what a key may use
     worker.py     starts a child process for each job; trainer.py: what the child does; recipes.py: the steps it makes
     webhooks.py   tells others when a job has ended

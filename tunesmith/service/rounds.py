@@ -77,8 +77,9 @@ def about(workspace: Workspace, name: str, rounds: Sequence[Round]) -> dict[str,
 
 def preference(round: Round) -> Mapping[str, Any] | None:
     """How often the round's candidate was preferred to the model that was served; None before that was measured."""
-    rates = list(round.steps.get("evaluate", {}).get("figures", {}).get("preference", {}).values())
-    return rates[-1] if rates else None
+    evaluated = round.steps.get("evaluate", {})
+    rate: Mapping[str, Any] | None = evaluated.get("figures", {}).get("preference", {}).get(evaluated.get("champion"))
+    return rate
 
 
 def charts(rounds: Sequence[Round]) -> list[dict[str, Any]]:
