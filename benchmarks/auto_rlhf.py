@@ -26,15 +26,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.quickstart import machine
 from tunesmith import evaluation, mining, rounds
 from tunesmith.contracts import Sampling
 from tunesmith.evaluate import compare
 from tunesmith.feedback import simulated
+from tunesmith.model.scorer import RewardModel
 from tunesmith.quickstart import builtin, story, users
 from tunesmith.quickstart.builtin import Gold
-from tunesmith.records import Answer, Conversation
+from tunesmith.records import Answer, Conversation, Prompt
 from tunesmith.settings import (
     CollectSettings,
     EvaluateSettings,
@@ -45,7 +47,7 @@ from tunesmith.settings import (
     SftSettings,
 )
 from tunesmith.shop import Shop, engine_of
-from tunesmith.statistics import Interval, bootstrap_mean, t_interval
+from tunesmith.statistics import Floats, Interval, bootstrap_mean, bootstrap_ratio
 from tunesmith.store import interactions as log
 from tunesmith.store.sets import set_names
 from tunesmith.store.workspace import Workspace
@@ -53,7 +55,7 @@ from tunesmith.store.workspace import Workspace
 ARMS = ("rankings", "calibrated", "fixed")
 RANKED, INTERACTIONS, OVERLAP, UPDATES, HELD_OUT = 500, 5000, 300, 25, 480
 PLAN = story.Plan(ranked=RANKED, customers=UPDATES * 64, held_out=HELD_OUT, rankings=1)
-BATCH = 64
+BATCH, CHOSEN = 64, 300
 
 
 def sft(shop: Shop, seed: int, split: str) -> None:
@@ -112,6 +114,19 @@ def ppo(arm: str, shop: Shop, seed: int, split: str) -> None:
         episodes=64, max_tokens=PLAN.answer_tokens, epochs=2, lr=6e-4, kl=0.15, checkpoint_every=5, threads=1))
 
 
+def choose(shop: Shop, seed: int, split: str) -> None:
+    """Each reward model chooses the best of four answers of the SFT model to held-out customers."""
+    base = shop.base_of("sft")
+    engine = engine_of(base, shop.workspace, ["sft"])
+    prompts = [p for p in shop.workspace.dataset(f"desk-{split}").rows() if isinstance(p, Prompt)][:CHOSEN]
+    answers = [[a.text for a in four] for four in write(engine, seed + 50, [p.messages for p in prompts], 4)]
+    gold = [Gold().score(p, four) for p, four in zip(prompts, answers)]
+    kept = [[float(builtin.checks(p, a)["adherence"] or 0) for a in four] for p, four in zip(prompts, answers)]
+    folders = {arm: shop.workspace.adapter(f"reward-{arm}").path for arm in ARMS}
+    rewards = {arm: RewardModel.load(base, folder, arm).score_all(prompts, answers) for arm, folder in folders.items()}
+    (shop.workspace.root / "chosen.json").write_text(json.dumps({"gold": gold, "adherence": kept, "rewards": rewards}))
+
+
 def judge(shop: Shop, seed: int, split: str) -> None:
     evaluation.evaluate(shop, EvaluateSettings(
         models=tuple(f"ppo-{arm}" for arm in ARMS), against=("sft",), prompts=f"desk-{split}", judge="loan-desk",
@@ -132,6 +147,7 @@ STEPS: list[Step] = [
     ("mine", mine, lambda w: (w.root / "mined-fixed.json").exists()),
     *(step for arm in ARMS for step in ((f"reward-{arm}", partial(reward, arm), has(f"reward-{arm}")),
                                         (f"ppo-{arm}", partial(ppo, arm), has(f"ppo-{arm}")))),
+    ("choose", choose, lambda w: (w.root / "chosen.json").exists()),
     ("judge", judge, lambda w: (w.root / "reports" / "held-out" / "report.json").exists()),
 ]
 
@@ -148,35 +164,60 @@ def run(root: Path, seed: int, split: str, only: Sequence[str]) -> None:
 
 
 def collect(roots: dict[int, Path], split: str) -> dict[str, Any]:
-    """All seeds' figures."""
-    found = {seed: compare.load(root / "reports" / "held-out" / "comparison.jsonl") for seed, root in roots.items()}
+    """All seeds' figures: of the best of four answers, and of policies where all arms have one."""
     result: dict[str, Any] = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "split": split,
-                              "seeds": list(roots), "machine": machine(), "arms": {}, "share": {}, "mined": {},
-                              "rewards": {}}
-    for key in ("adherence", "score"):
-        values = {seed: {m: _values(c, m, key) for m in c.models} for seed, c in found.items()}
-        result["arms"][key] = {m: [float(np.mean(v[m])) for v in values.values()] for m in next(iter(values.values()))}
-        result["share"][key] = {arm: share(list(values.values()), arm) for arm in ARMS[1:]}
-        result["share"][key]["calibrated over fixed"] = difference(list(values.values()), "calibrated", "fixed")
+                              "seeds": list(roots), "machine": machine(), "mined": {}, "rewards": {}}
     for seed, root in roots.items():
         result["mined"][seed] = {arm: json.loads((root / f"mined-{arm}.json").read_text()) for arm in ARMS[1:]}
         with Workspace.open(root) as workspace:
             result["rewards"][seed] = {r.settings["name"]: {k: r.summary[k] for k in ("seconds", "groups", "held_out")}
-                                       for r in workspace.runs() if r.command == "reward"}
+                                       for r in workspace.runs() if r.command == "reward" and "held_out" in r.summary}
+    drawn = {seed: json.loads((root / "chosen.json").read_text()) for seed, root in roots.items()}
+    result["pairs"] = {arm: [ordered(d["rewards"][arm], d["gold"]) for d in drawn.values()] for arm in ARMS}
+    result["best of four"] = {key: compared([best_of(d, key) for d in drawn.values()]) for key in ("adherence", "gold")}
+    if all((root / "reports" / "held-out" / "comparison.jsonl").exists() for root in roots.values()):
+        found = [compare.load(root / "reports" / "held-out" / "comparison.jsonl") for root in roots.values()]
+        result["policies"] = {key: compared([policies(c, key) for c in found]) for key in ("adherence", "score")}
     return result
 
 
-def _values(found: compare.Comparison, model: str, key: str) -> np.ndarray:
-    """One number per prompt: a check's, or the rubric's score."""
-    judged = found.judged[model]
-    return np.array([j.score if key == "score" else float(j.checks[key] or 0) for j in judged])
+def ordered(rewards: Sequence[Sequence[float]], gold: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The share of pairs of answers to one prompt that a reward model orders as the rubric does; bootstrap over
+    prompts."""
+    right, strict = [], []
+    for r, g in zip(np.array(rewards), np.array(gold), strict=True):
+        i, j = np.triu_indices(len(r), 1)
+        apart = g[i] != g[j]
+        right.append(float(((r[i] > r[j]) == (g[i] > g[j]))[apart].sum()))
+        strict.append(float(apart.sum()))
+    return bootstrap_ratio(right, strict).to_dict()
 
 
-def share(seeds: Sequence[dict[str, np.ndarray]], arm: str, resamples: int = 2000) -> dict[str, Any]:
-    """Gain of an arm over SFT as a share of the gain of rankings, prompts and seeds drawn anew."""
-    def of(picks: Sequence[tuple[dict[str, np.ndarray], np.ndarray]]) -> float:
-        gain, whole = (np.mean([(s[f"ppo-{name}"] - s["sft"])[rows].mean() for s, rows in picks])
-                       for name in (arm, "rankings"))
+def best_of(drawn: dict[str, Any], key: str) -> dict[str, Floats]:
+    """By arm: what the answer that its reward model likes best is worth; "sft": the mean of the four."""
+    value = np.array(drawn[key])
+    rows = np.arange(len(value))
+    return {"sft": value.mean(1), **{arm: value[rows, np.argmax(drawn["rewards"][arm], axis=1)] for arm in ARMS}}
+
+
+def policies(found: compare.Comparison, key: str) -> dict[str, Floats]:
+    """By arm: one number per prompt, a check's or the rubric's score."""
+    return {m.removeprefix("ppo-"): np.array([j.score if key == "score" else float(j.checks[key] or 0) for j in judged])
+            for m, judged in found.judged.items()}
+
+
+def compared(seeds: Sequence[dict[str, Floats]]) -> dict[str, Any]:
+    """Means of each arm, its gain as a share of the gain of rankings, and calibrated less fixed."""
+    return {"mean": {arm: [float(s[arm].mean()) for s in seeds] for arm in ("sft", *ARMS)},
+            "share": {arm: share(seeds, arm) for arm in ARMS[1:]},
+            "calibrated over fixed": bootstrap_mean(np.concatenate([s["calibrated"] - s["fixed"] for s in seeds])
+                                                    ).to_dict()}
+
+
+def share(seeds: Sequence[dict[str, Floats]], arm: str, resamples: int = 2000) -> dict[str, Any]:
+    """Gain of an arm as a share of the gain of rankings; prompts (and seeds, if there are several) drawn anew."""
+    def of(picks: Sequence[tuple[dict[str, Floats], NDArray[np.int64]]]) -> float:
+        gain, whole = (np.mean([(s[name] - s["sft"])[rows].mean() for s, rows in picks]) for name in (arm, "rankings"))
         return float(gain / whole)
 
     rng = np.random.default_rng(0)
@@ -186,13 +227,6 @@ def share(seeds: Sequence[dict[str, np.ndarray]], arm: str, resamples: int = 200
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {**Interval(of(every), float(low), float(high), sum(len(rows) for _, rows in every)).to_dict(),
             "each": [of([one]) for one in every]}
-
-
-def difference(seeds: Sequence[dict[str, np.ndarray]], one: str, other: str) -> dict[str, Any]:
-    """Mean over prompts of one arm less another, the seeds apart and together."""
-    each = [float((s[f"ppo-{one}"] - s[f"ppo-{other}"]).mean()) for s in seeds]
-    pooled = np.concatenate([s[f"ppo-{one}"] - s[f"ppo-{other}"] for s in seeds])
-    return {**bootstrap_mean(pooled).to_dict(), "each": each, "t": t_interval(each).to_dict()}
 
 
 def main() -> None:
@@ -210,7 +244,7 @@ def main() -> None:
         result = collect(roots, arguments.split)
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "auto_rlhf.json").write_text(json.dumps(result, indent=1))
-        print(json.dumps(result["share"], indent=1))
+        print(json.dumps({k: result[k] for k in ("pairs", "best of four", "policies") if k in result}, indent=1))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -131,11 +132,11 @@ def _items(g: AnswerGroup) -> list[tuple[Ids, Floats, float, float, bool]]:
             for q in found]
 
 
-def _difference(better: Ids, worse: Ids) -> tuple[Ids, Floats]:
+def _difference(better: Ids, worse: Ids) -> tuple[NDArray[Any], Floats]:
     """Words that tell two answers apart, each once."""
-    ids, which = np.unique(np.concatenate([better, worse]), return_inverse=True)
+    ids, which = np.unique(np.concatenate([better, worse]).astype(np.int64), return_inverse=True)
     sizes = np.repeat([better.size ** -0.5, -worse.size ** -0.5], [better.size, worse.size])
-    return ids, np.bincount(which, sizes)
+    return ids, np.bincount(which, sizes).astype(np.float64)
 
 
 def features(asked: str, text: str) -> Ids:
