@@ -253,12 +253,20 @@ def check(week: Week) -> Made:
     found = drift.drift(drift.meetings(trusted), week.seed)
     holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of this round"
              for who, why in suspects.items()]
-    if why := week.round.steps["mine"].get("refused"):
-        holds.append(why)
+    mined = week.round.steps["mine"]
+    holds += [mined["refused"]] if mined.get("refused") else []
+    holds += [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it is "
+              "not heeded" for name in _contradicted(mined)]
     return {"suspects": suspects, "holds": holds, "drift": {} if found is None else {
         "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
         "meetings": {str(age): list(n) for age, n in found.meetings.items()},
         "weights": {str(n): found.weight(week.round.number - n) for n in week.ranked}}}
+
+
+def _contradicted(mined: Made) -> list[str]:
+    """Reactions that speak against what people prefer, for sure."""
+    every = {**mined.get("single", {}).get("signals", {}), **mined.get("double", {}).get("signals", {})}
+    return [name for name, signal in every.items() if (signal["auc"]["high"] or 1.0) < 0.5]
 
 
 def _judged(week: Week, without: Sequence[str] = ()) -> list[tuple[int, AnswerGroup]]:
