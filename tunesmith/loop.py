@@ -255,8 +255,8 @@ def check(week: Week) -> Made:
              for who, why in suspects.items()]
     mined = week.round.steps["mine"]
     holds += [mined["refused"]] if mined.get("refused") else []
-    holds += [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it is "
-              "not heeded" for name in _contradicted(mined)]
+    holds += [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it "
+              "is not heeded" for name in _contradicted(mined)]
     return {"suspects": suspects, "holds": holds, "drift": {} if found is None else {
         "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
         "meetings": {str(age): list(n) for age, n in found.meetings.items()},
@@ -335,7 +335,8 @@ def evaluate(week: Week) -> Made:
         "evaluate", models=(candidate,), against=tuple(dict.fromkeys((start, week.champion))), prompts=tests.name,
         judge=settings.judge, reward=week.round.steps["reward"]["adapter"], name=week.name("report"), seed=week.seed))
     gate = gates.judge(_gate(week, start), made.report)
-    return {"report": made.path.parent.name, "champion": week.champion, "passed": gate["passed"], "rules": gate["rules"], "tests": tests.count,
+    return {"report": made.path.parent.name, "champion": week.champion, "passed": gate["passed"],
+            "rules": gate["rules"], "tests": tests.count,
             "figures": _figures(made.report, candidate), "verdict": made.verdict}
 
 
