@@ -101,11 +101,11 @@ def real(data: Path, only: list[str]) -> dict[str, Any]:
 
 # ---- wrong labels
 
-def wrong_labels(data: Path, most: int, shares: list[float]) -> dict[str, Any]:
+def wrong_labels(data: Path, most: int, labels: int, shares: list[float]) -> dict[str, Any]:
     read = [(r["text"], r["intent"]) for r in _read(data / "customer_service/banking77.jsonl.gz")]
     random.Random(0).shuffle(read)
-    read = read[:most]
-    intents = sorted({intent for _, intent in read})
+    intents = sorted({intent for _, intent in read})[:labels]
+    read = [row for row in read if row[1] in intents][:most]
     out = []
     for share in shares:
         draw = random.Random(1)
@@ -115,7 +115,8 @@ def wrong_labels(data: Path, most: int, shares: list[float]) -> dict[str, Any]:
         assert found
         surest = [row for row, _, _ in found.suspects[:max(1, sum(flips))]]
         out.append({"planted": sum(flips) / len(flips), "estimated": found.share.to_dict(),
-                    "classifier": found.accuracy.to_dict(), "labels": found.labels, "rows": found.rows,
+                    "classifier": found.accuracy.to_dict(), "trusted": found.trusted,
+                    "labels": found.labels, "rows": found.rows,
                     "planted_among_surest": wilson(sum(flips[r] for r in surest), len(surest)).to_dict()})
         print(out[-1], flush=True)
     return {"rows": len(read), "shares": out}
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="real: these sets; others stay as they were measured")
     parser.add_argument("--most", type=int, default=3000)
+    parser.add_argument("--labels", type=int, default=20)
     asked = parser.parse_args()
     with _part(asked.what) as part:
         if asked.what == "scale":
@@ -191,7 +193,8 @@ def main() -> None:
         elif asked.what == "real":
             part["sets"] = {**part.get("sets", {}), **real(asked.data, asked.only)}
         elif asked.what == "noise":
-            part |= wrong_labels(asked.data, asked.most, [0.0, 0.05, 0.1, 0.2])
+            part |= {f"{asked.labels} labels": wrong_labels(
+                asked.data, asked.most, asked.labels, [0.0, 0.1, 0.2])}
         else:
             part["curves"] = curve(asked.root, tuple(asked.sizes), asked.seeds)
 

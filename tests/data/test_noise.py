@@ -61,6 +61,16 @@ def test_the_confident_joint_by_hand():
     assert share == pytest.approx(1 / 3 * 3 / 5)
 
 
+def test_a_classifier_that_knows_nothing_is_not_trusted():
+    """Labels at random: no word tells them, and the estimate is far too high."""
+    draw = random.Random(4)
+    asked = [" ".join(draw.choices([f"w{n}" for n in range(500)], k=8)) for _ in range(400)]
+    found = label_noise(asked, [draw.choice(list(WORDS)) for _ in asked])
+    assert found.share.low > 0.2 and not found.trusted
+    rows = questions()
+    assert label_noise([q for q, _ in rows], spoiled(rows, 0.25)[0]).trusted
+
+
 def test_written_answers_are_no_labels():
     said = [f"An answer of its own, number {n}, with many words in it." for n in range(300)]
     assert label_noise([f"question {n}" for n in range(300)], said) is None

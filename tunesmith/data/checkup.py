@@ -48,8 +48,12 @@ def _said(health: Health) -> Iterator[Sentence]:
                    "review these before training")
     if "labels" in f:
         share = f["labels"]["share"]
-        yield _one(share.low > MUCH_NOISE, f"about {share} of the labels are wrong",
-                   "have the suspects looked at again; more of the same will not help")
+        if f["labels"].get("trusted", True):
+            yield _one(share.low > MUCH_NOISE, f"about {share} of the labels are wrong",
+                       "have the suspects looked at again; more of the same will not help")
+        else:
+            yield _one(False, "how many labels are wrong cannot be told: a classifier agrees with only "
+                       f"{f['labels']['classifier']} of them", "")
     if "topics" in f and f["topics"].uncovered:
         share = f["topics"].uncovered
         yield _one(share.low > UNCOVERED, f"{share} of what people ask is unlike anything in it (5% would be usual)",

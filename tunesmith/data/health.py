@@ -163,7 +163,8 @@ def wrong_labels(some: Sequence[Record], seed: int = 0) -> dict[str, Any] | None
     if found is None:
         return None
     pairs = Counter((given, likelier) for _, given, likelier in found.suspects)
-    return {"how": "confident learning", "share": found.share, "classifier": found.accuracy, "labels": found.labels,
+    return {"how": "confident learning", "share": found.share, "classifier": found.accuracy, "trusted": found.trusted,
+            "labels": found.labels,
             "suspects": [[given, likelier, count] for (given, likelier), count in pairs.most_common(8)]}
 
 

@@ -22,6 +22,7 @@ from tunesmith.data.templates import Template, conversation, filled, pieces, pla
 from tunesmith.errors import DataError, SettingsError, nearest
 from tunesmith.records import Demonstration
 from tunesmith.settings.mixing import Recipe, TaskSettings, View
+from tunesmith.store.publish import read_manifest, sha256
 from tunesmith.store.workspace import Dataset
 
 FILE = "mixture.json"
@@ -61,11 +62,19 @@ class Mixture:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self | None:
-        """The mixture that a dataset is; None if it is a plain one."""
-        try:
-            found = json.loads((dataset.path / FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        """The mixture that a dataset is; None if it is a plain one.
+
+        Raises:
+            DataError: the file was altered or lost.
+        """
+        expected = read_manifest(dataset.path)["files"].get(FILE)
+        if expected is None:
             return None
+        file = dataset.path / FILE
+        if not file.is_file() or sha256(file) != expected["sha256"]:
+            raise DataError(f"dataset {dataset.name} is damaged: {FILE} was altered or lost; mix it again under "
+                            "another name")
+        found = json.loads(file.read_text(encoding="utf-8"))
         return cls(tuple(Source(**s) for s in found["sources"]), found["size"])
 
 
