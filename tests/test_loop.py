@@ -83,6 +83,21 @@ def test_a_round_waits_for_people_and_then_for_a_yes(shop, gate):
         loops.roll_back(shop.workspace, "desk", "me")
 
 
+def test_people_may_compare_champion_and_candidate(shop, gate):
+    wanted = settings(gate, judge="people", ppo={"updates": 3, "episodes": 4, "minibatches": 1, "max_tokens": 8,
+                                                 "watch": False, "lr": 0.02, "kl": 0.0})
+    loop.run(shop, wanted)
+    people(shop, "desk-1-answers")
+    asked = loop.run(shop, wanted)
+    assert "groups of answers wait in the studio" in asked.waits and "desk-1-report" in asked.waits
+    groups = shop.workspace.groups("desk-1-report")
+    shop.workspace.add_rankings([Ranking("first", groups[0].id, "ann", ((0,), (1,)))])
+    if len(groups) > 1:
+        assert f"{len(groups) - 1} more comparisons" in loop.run(shop, wanted).waits
+    people(shop, "desk-1-report", ("bob",))
+    assert "somebody's yes" in loop.run(shop, wanted).waits
+
+
 def test_rounds_share_no_test_and_rank_a_few_groups_again(shop, gate):
     for number in (1, 2):
         loop.run(shop, settings(gate, ask=False))

@@ -8,6 +8,7 @@
     │   ├── NotFound              a name that the workspace or the machine does not have; HTTP 404
     │   ├── NotAllowed            this person may not do it; HTTP 403
     │   ├── Conflict              somebody else was faster; HTTP 409
+    │   ├── Unjudged              people have to look first; then the same command goes on
     │   ├── ModelError            a base or adapter that cannot be loaded or does not fit
     │   ├── GraderError           a grader that cannot be used; carries the field
     │   └── MissingExtra          an optional dependency; carries the install line
@@ -42,6 +43,10 @@ class UserError(TunesmithError):
 
     exit_code = 2
     status = 400
+
+
+class Unjudged(UserError):
+    """People have to judge something first; then the same command goes on."""
 
 
 class SettingsError(UserError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.contracts import Engine
-from tunesmith.errors import NotFound, UserError
+from tunesmith.errors import NotFound, Unjudged, UserError
 from tunesmith.evaluate import rubric as rubrics
 from tunesmith.evaluate.checklist import ChecklistJudge, RubricJudge
 from tunesmith.evaluate.judges import ModelJudge, PairJudge, about, play
@@ -116,7 +116,7 @@ def outcomes(shop: Shop, who: Pairwise, prompts: Sequence[Prompt], drawn: Mappin
         progress: hears how many pairs are done.
 
     Raises:
-        UserError: people have not judged yet; says where the answers wait.
+        Unjudged: people have not judged yet; says where the answers wait.
     """
     if who.judge is None:
         return _by_people(shop, prompts, drawn, name, seed)
@@ -140,8 +140,8 @@ def _by_people(shop: Shop, prompts: Sequence[Prompt], drawn: Mapping[str, Sequen
         judged = from_rankings(blind, shop.workspace.rankings(name), without=sorted(quarantined(shop.workspace)),
                                known=gold(shop.workspace, name))
     except UserError as error:
-        raise UserError(f"{len(blind.groups)} groups of answers wait in the studio ({new} of them new): run tunesmith "
-                        f"studio --groups {name}, judge, and give this command again") from error
+        raise Unjudged(f"{len(blind.groups)} groups of answers wait in the studio ({new} of them new): run tunesmith "
+                       f"studio --groups {name}, judge, and give this command again") from error
     return judged.outcomes, _told(judged)
 
 

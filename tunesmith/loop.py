@@ -18,7 +18,7 @@ from math import ceil
 from typing import Any
 
 from tunesmith import evaluation, mining, rounds
-from tunesmith.errors import NotFound, UserError, nearest
+from tunesmith.errors import NotFound, Unjudged, UserError, nearest
 from tunesmith.evaluate import gate as gates
 from tunesmith.evaluate.gate import Gate, Rule
 from tunesmith.feedback import consensus, drift, trust
@@ -31,6 +31,7 @@ from tunesmith.store.erasure import used, uses
 from tunesmith.store.interactions import interactions
 from tunesmith.store.loops import Round
 from tunesmith.store.project import project, set_project
+from tunesmith.store.sets import set_names
 from tunesmith.store.team import SHELL, quarantined
 from tunesmith.store.workspace import Dataset, Workspace
 
@@ -331,13 +332,26 @@ def evaluate(week: Week) -> Made:
     settings = week.settings
     tests = _dataset(week, "tests", lambda: _unused(week, "tests", held_out=True)[:settings.tests])
     candidate, start = week.round.steps["ppo"]["adapter"], str(week.workspace.adapter(settings.start))
-    made = evaluation.evaluate(week.shop, settings.of(
+    how = settings.of(
         "evaluate", models=(candidate,), against=tuple(dict.fromkeys((start, week.champion))), prompts=tests.name,
-        judge=settings.judge, reward=week.round.steps["reward"]["adapter"], name=week.name("report"), seed=week.seed))
+        judge=settings.judge, reward=week.round.steps["reward"]["adapter"], name=week.name("report"), seed=week.seed)
+    _all_judged(week.workspace, how.name)
+    try:
+        made = evaluation.evaluate(week.shop, how)
+    except Unjudged as e:
+        raise Waits(str(e)) from e
     gate = gates.judge(_gate(week, start), made.report)
     return {"report": made.path.parent.name, "champion": week.champion, "passed": gate["passed"],
             "rules": gate["rules"], "tests": tests.count,
             "figures": _figures(made.report, candidate), "verdict": made.verdict}
+
+
+def _all_judged(workspace: Workspace, name: str) -> None:
+    """Where people compare, a few verdicts are not enough."""
+    if name in set_names(workspace):
+        missing = len(workspace.groups(name)) - len({r.group for r in workspace.rankings(name)})
+        if missing:
+            raise Waits(f"{missing} more comparisons in {name}: tunesmith studio --groups {name}")
 
 
 def _gate(week: Week, start: str) -> Gate:
