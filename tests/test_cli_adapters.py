@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tunesmith import cli
 from tunesmith.model import adapters, quantised
 from tunesmith.model import base as bases
+from tunesmith.records import Demonstration, Message
 from tunesmith.store.workspace import Workspace
 
 
@@ -31,8 +32,10 @@ def test_out_in_and_away(run, tmp_path):
     adapters.attach(base, "one", adapters.Method(rank=4, alpha=8), seed=0)
     tiny.shake(base, "one")
     with Workspace.open("workspace") as workspace:
-        first = workspace.publish_adapter("m", "policy", base.describe(), lambda f: adapters.save(base, "one", f),
-                                          {"run": "r", "parents": {}, "settings": {"rank": 4}})
+        first = workspace.publish_adapter("m", "policy", base.describe(), lambda f: adapters.save(base, "one", f), {
+            "run": "r", "data": {"clauses": "0"}, "parents": {}, "settings": {"rank": 4}})
+        taught = Demonstration((Message("user", "a"), Message("assistant", "b")))
+        workspace.add_dataset("clauses", "demonstrations", [taught], licence="CC-BY-4.0")
     assert "needs --out" in run("adapters", "export", "m", code=2)
     out = run("adapters", "export", "m", "--out", "out", "--licence", "mit")["path"]
     assert "exists already" in run("adapters", "export", "m", "--out", "out", code=2)
@@ -43,6 +46,7 @@ def test_out_in_and_away(run, tmp_path):
     assert there.keys() == here.keys() and all(torch.equal(there[k], here[k]) for k in there)
     shown = run("adapters", "show", "again")
     assert shown["base"]["hash"] == base.hash and shown["lineage"]["imported"]["adapter"] == "m@1"
+    assert shown["licences of what it learned from"] == {"clauses": "CC-BY-4.0"}
     assert run("adapters", "rm", "again") == {"removed": "again@1"}
     assert [a["adapter"] for a in run("adapters", "ls")["adapters"]] == ["m@1"]
     assert 'no adapter "again"' in run("adapters", "rm", "again", code=2)

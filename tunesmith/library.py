@@ -85,9 +85,11 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def licences(workspace: Workspace, adapter: Adapter) -> dict[str, str]:
     """The licence of every dataset that an adapter and those before it learned from: "" where it was not said or the
-    data are gone."""
+    data are gone. What was imported says it of itself."""
     found: dict[str, str] = {}
     for one in workspace.ancestry(adapter):
+        told = one.lineage.get("imported", {}).get("licences")
+        found |= {str(name): str(said) for name, said in told.items()} if isinstance(told, dict) else {}
         for name in one.lineage.get("data", {}):
             with suppress(NotFound):
                 found[name] = workspace.dataset(name).licence

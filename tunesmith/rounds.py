@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith import library
 from tunesmith.contracts import Engine, Progress, Sampling
 from tunesmith.errors import DataError, NotFound, SettingsError, UserError
 from tunesmith.feedback.consensus import agree
@@ -251,9 +252,8 @@ def export(shop: Shop, name: str, format: str, out: str, precision: str = "bf16"
     from tunesmith.model import export as exporter
 
     adapter = shop.workspace.adapter(name)
-    learned = {d.name: d.licence for d in shop.workspace.datasets() if d.name in adapter.lineage.get("data", {})}
     job = exporter.Job(adapter, shop._folder(str(adapter.base["spec"])), format, precision,  # type: ignore[arg-type]
-                       licence, learned)
+                       licence, library.licences(shop.workspace, adapter))
     with shop.progress("export") as progress:
         return exporter.export(job, Path(out), progress)
 

@@ -216,7 +216,7 @@ def _card(job: Job, out: Path, library: str) -> None:
     """README.md for people and model hubs, tunesmith.json for `tunesmith adapters import`."""
     a, about = job.adapter, job.adapter.base
     lineage = {"adapter": str(a), "role": a.role, "created": a.created, "base": dict(about), "lineage": dict(a.lineage),
-               "exported_by": code_version()}
+               "licences": dict(job.data), "exported_by": code_version()}
     (out / ABOUT).write_text(json.dumps(lineage, indent=1, default=str), encoding="utf-8")
     licence = job.licence or "other"
     hub = "" if Path(job.base).expanduser().is_dir() else job.base
