@@ -39,6 +39,8 @@ from tunesmith.store.workspace import Workspace
 from tunesmith.terminal import Terminal
 
 OUT = Path("docs/results/curation.json")
+MOST, VALID = 900, 80
+"""Demonstrations to learn from, and to measure on."""
 
 
 # ---- real sets
@@ -124,20 +126,20 @@ def wrong_labels(data: Path, most: int, labels: int, shares: list[float]) -> dic
 
 # ---- the learning curve
 
-def curve(root: Path, sizes: tuple[int, ...], seeds: int) -> dict[str, Any]:
+def curve(root: Path, sizes: tuple[int, ...], seeds: int, only: list[str]) -> dict[str, Any]:
     """Loan-desk demonstrations; once as they are, once with a third of the answers given to other customers."""
     out = {}
     with Workspace.open(root) as workspace:
         shop = Shop(workspace, Terminal().progress, builtin.BASES, builtin.JUDGES)
         known = {d.name for d in workspace.datasets()}
-        told = [_told_of(*pair) for pair in replies.demonstrations(max(sizes) + 200, 11)]
+        told = [_told_of(*pair) for pair in replies.demonstrations(MOST + VALID, 11)]
         if "valid" not in known:
-            workspace.add_dataset("valid", "demonstrations", told[-200:])
-            workspace.add_dataset("clean", "demonstrations", told[:-200])
-            workspace.add_dataset("spoiled", "demonstrations", spoiled(told[:-200], 1 / 3))
-        for name in ("clean", "spoiled"):
+            workspace.add_dataset("valid", "demonstrations", told[-VALID:])
+            workspace.add_dataset("clean", "demonstrations", told[:-VALID])
+            workspace.add_dataset("spoiled", "demonstrations", spoiled(told[:-VALID], 1 / 3))
+        for name in only or ("clean", "spoiled"):
             made = curation.curve(shop, CurveSettings(data=name, valid="valid", base="loan-desk", sizes=sizes,
-                                                      seeds=seeds, lr=2e-3))
+                                                      seeds=seeds, lr=2e-3, least_steps=30))
             out[name] = made.report["growth"]
             print(name, made.verdict, flush=True)
     return out
@@ -181,9 +183,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--root", type=Path, default=Path("/tmp/tunesmith-curve"))
-    parser.add_argument("--sizes", type=int, nargs="*", default=[30, 100, 300, 1000])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=[], help="real: these sets; others stay as they were measured")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[30, 100, 300, 900])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=[], help="real, curve: these sets; others stay as they were")
     parser.add_argument("--most", type=int, default=3000)
     parser.add_argument("--labels", type=int, default=20)
     asked = parser.parse_args()
@@ -196,7 +198,8 @@ def main() -> None:
             part |= {f"{asked.labels} labels": wrong_labels(
                 asked.data, asked.most, asked.labels, [0.0, 0.1, 0.2])}
         else:
-            part["curves"] = curve(asked.root, tuple(asked.sizes), asked.seeds)
+            measured = curve(asked.root, tuple(asked.sizes), asked.seeds, asked.only)
+            part["curves"] = {**part.get("curves", {}), **measured}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ FLOORS = [
     {"service", "cluster"},
     {"shop", "judgements", "terminal"},
     {"judging"},
-    {"aihelp", "evaluation", "library", "mining", "mixing", "objectives", "watching"},
+    {"aihelp", "curation", "evaluation", "library", "mining", "mixing", "objectives", "watching"},
     {"rounds"},
     {"loop"},
     {"quickstart", "migrate"},
