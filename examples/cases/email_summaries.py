@@ -56,8 +56,8 @@ def thread(rng: random.Random) -> tuple[str, tuple[str, Row]]:
              mail(asker, f"{other}, {who}", " ".join(([rng.choice(YESES)] if moved else []) + [rng.choice(WISHES)])),
              mail(who, asker, rng.choice(PROMISES))]
     summary = f"{asker} and {other} will hold the {facts['event']} on {day}. {who} will {facts['task']} by {due}."
-    found = {"day": f"on {day}", "duty": f"{who} will {facts['task']}", "due": f"by {due}",
-             "event": facts["event"], "given_up": f"on {first}" if moved else ""}
+    found = {"day": day, "duty": [who, facts["task"]], "due": f"by {due}", "event": facts["event"],
+             "given_up": first if moved else ""}
     return "\n".join(mails), (summary, {"domain": "moved" if moved else "kept", **found})
 
 
@@ -93,8 +93,8 @@ ASK = "Summarise this thread in two sentences.\n\n"
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    rows = unlike(lambda: thread(rng), size(500) + size(200) + size(200), set())
-    known, practice, held_out = rows[:size(500)], rows[size(500):-size(200)], rows[-size(200):]
+    rows = unlike(lambda: thread(rng), size(200) + size(100) + size(100), set())
+    known, practice, held_out = rows[:size(200)], rows[size(200):-size(100)], rows[-size(100):]
     return {"summaries.jsonl": [demonstration(ASK + mails, summary) for mails, (summary, _) in known],
             "practice.jsonl": [prompt(ASK + mails, "practice", summary=summary) for mails, (summary, _) in practice],
             "held_out.jsonl": [prompt(ASK + mails, **facts) for mails, (_, facts) in held_out],

@@ -115,13 +115,13 @@ contains = "Call us"
 
 
 def make(rng: random.Random, size: Callable[[int], int]) -> Files:
-    everyday = unlike(lambda: general(rng), size(300) + size(100), set())
+    everyday = unlike(lambda: general(rng), size(200) + size(60), set())
     seen: set[str] = set()
-    adults = unlike(lambda: dosed(rng, "adult"), size(300) + size(100), seen)
-    children = unlike(lambda: dosed(rng, rng.choice(list(BANDS))), size(100) + size(200), seen)
+    adults = unlike(lambda: dosed(rng, "adult"), size(200) + size(60), seen)
+    children = unlike(lambda: dosed(rng, rng.choice(list(BANDS))), size(100) + size(150), seen)
     rows = {"general": everyday, "medical": [(asked, answer) for asked, (answer, _) in adults],
             "paediatric": [(asked, answer) for asked, (answer, _) in children]}
-    cut = {"general": size(300), "medical": size(300), "paediatric": size(100)}
+    cut = {"general": size(200), "medical": size(200), "paediatric": size(100)}
     taught = {f"{name}.jsonl": [demonstration(*row) for row in found[:cut[name]]] for name, found in rows.items()}
     kept = {f"held_out_{name}.jsonl": [demonstration(*row) for row in found[cut[name]:]] for name, found in rows.items()}
     return {**taught, **kept, "rubric.toml": RUBRIC,
