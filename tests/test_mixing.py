@@ -79,5 +79,7 @@ def test_what_was_left_out_is_kept_with_the_dataset(desk, capsys):
         f.write(json.dumps({"a": 1, "b": 2, "sum": "", "why": "x"}) + "\n")
     assert cli.main(["data", "mix", "mix.toml"]) == 0
     assert "2 left out: empty question or answer" in capsys.readouterr().out
+    assert cli.main(["data", "show", "mix", "--json"]) == 0
+    assert [t["task"] for t in json.loads(capsys.readouterr().out)["tasks"]] == ["sums", "desk"]
     with Workspace.open(desk.root) as again:
         assert again.dataset("mix").skipped == {"empty question or answer": 2}

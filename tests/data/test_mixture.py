@@ -170,3 +170,6 @@ def test_a_mixture_is_read_back_from_beside_its_rows(workspace):
     assert mixture.Mixture.of(made[0]) == found and mixture.Mixture.of(plain) is None
     assert len({d.fingerprint for d in (*made, plain)}) == 3
     assert list(made[0].rows()) == rows
+    (made[0].path / mixture.FILE).write_text(found.dump(Recipe(tasks={"sum": SUM}, cap=1)))
+    with pytest.raises(DataError, match=r"one is damaged: mixture\.json was altered"):
+        mixture.Mixture.of(made[0])

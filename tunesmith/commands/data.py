@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 
 def data(command: argparse.Namespace, terminal: Terminal) -> None:
+    from tunesmith import mixing
+    from tunesmith.data.mixture import Mixture
+
     workspace = open_shop(command, terminal).workspace
     if command.action == "ls":
         rows: list[Mapping[str, Any]] = [{"name": d.name, "kind": d.kind, "rows": d.count, "ranked": ""}
@@ -30,6 +33,8 @@ def data(command: argparse.Namespace, terminal: Terminal) -> None:
     first = next(iter(d.rows())).to_dict()
     shown = {"name": d.name, "kind": d.kind, "rows": d.count, "fingerprint": d.fingerprint, "source": d.source,
              "licence": d.licence, "skipped": dict(d.skipped), "first row": first}
+    if found := Mixture.of(d):
+        shown["tasks"] = mixing.table(found)
     return terminal.result(shown, "\n".join(f"{k}: {v}" for k, v in shown.items()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def retention(workspace: Workspace, base: Base, model: Adapter, limit: int = 50,
     data = dict.fromkeys(a.lineage["settings"].get("valid") or a.lineage["settings"]["data"] for a in found)
     rows = []
     for name in data:
-        demonstrations = list(workspace.dataset(name).rows())[:limit]
+        demonstrations = list(islice(workspace.dataset(name).rows(), limit))
         rows.append(row(base, name, sft.encode(base, demonstrations, base.context)[0], slots, seed))
     return [*rows, row(base, OWN, stages.own_text(base, seed=seed), slots, seed)]
 
