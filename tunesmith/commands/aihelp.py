@@ -27,9 +27,9 @@ def judge(command: argparse.Namespace, terminal: Terminal) -> None:
     lines = [f"{found.dataset.name}: {found.groups} groups judged by {found.judge}"]
     if found.reliability and found.people:
         known = found.reliability
-        lines += [f"agrees with people on {known.agreement} (two people on {known.people:.1%}); its labels count "
-                  f"{known.worth:.2f} of a person's vote",
-                  f"against people: kappa {found.people.kappa:.2f}, the longer answer {found.people.longer} more often"]
+        lines += [f"agrees with people on {known.raw}, on {known.agreement} once set right for how sure it sounds and "
+                  f"for length (two people: {known.people:.1%}); its labels count {known.worth:.2f} of a person's vote",
+                  f"against people: kappa {found.people.kappa:.2f}; the longer answer {found.people.longer} more often"]
     else:
         lines += [f"nobody has judged these answers: have people rank some, so that the judge can be held against them "
                   f"(tunesmith studio --groups {command.settings.groups})"]
