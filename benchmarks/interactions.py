@@ -39,7 +39,7 @@ from tunesmith.store.interactions import add, interactions
 from tunesmith.store.workspace import Workspace
 
 STORY = ("I would like to know what the monthly payment on a loan of 240,000 over 30 years is at 7.25 percent, and "
-         "whether my e-mail address jo{}@example.com is still the one that you write to. ") * 3
+         "whether my e-mail address jo{0}@example.com is still the one that you write to. ") * 3
 
 
 # ---- serving

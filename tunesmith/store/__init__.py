@@ -13,6 +13,8 @@
     desk.py         demonstrations: drafts and reviews
     team.py         accounts, invitations, sessions, quarantine; keys.py, passwords.py, audit.py
     endpoints.py    servers that may write answers
+    interactions.py what users of served models said and did; privacy.py, pii.py take personal data out before;
+                    erasure.py ends it and names what learned from it; logs.py reads other tools' logs
     jobs.py  blobs.py  once.py  deliveries.py    the API's fine-tuning jobs, files, retries, webhooks
     move.py         the database from SQLite to PostgreSQL and back
 
