@@ -110,7 +110,7 @@ def test_the_tour_in_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys)
             assert cli.main(argv) == 0, f"tunesmith {shlex.join(argv)}: {capsys.readouterr().err}"
         done.append(argv[0])
     assert done == ["doctor", "import", "sft", "import", "collect", "studio", "reward", "ppo", "import", "evaluate",
-                    "serve"]
+                    "serve", "round"]
     with Workspace.open(tmp_path / "workspace") as workspace:
         tuned = workspace.adapter("tuned")
         assert tuned.lineage["parents"] == {"policy": "assistant@1", "reward": "taste@1"}
