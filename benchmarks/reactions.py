@@ -1,6 +1,7 @@
 """What users' reactions are worth to a small linear reward, over many simulated logs in minutes.
 
-    python -m benchmarks.reactions --seeds 0 1 2 3 4 5 6 7 --out docs/results
+    python -m benchmarks.reactions --seeds 0 1 2 3 4 5 --out docs/results/reactions.json
+    python -m benchmarks.reactions --seeds 0 1 2 3 4 5 --contrary --out docs/results/reactions.json
 
 `benchmarks.auto_rlhf` trains real reward models and policies, once or twice; here the reward is logistic regression on
 words, and the served model the desk's average agent (`quickstart.replies`), so that many worlds can be compared and
@@ -12,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,14 @@ from tunesmith.statistics import Floats, t_interval
 Ids = NDArray[np.int64]
 BUCKETS, EPOCHS, RATE = 2**14, 3, 0.5
 INTERACTIONS, RANKED, NEW, LABELERS = 5000, 500, 400, 20
+CONTRARY = {"abandon": (-1.0, 1.2), "copy": (-1.6, -0.9), "go_on": (-1.8, -0.9), "thumb": (0.0, 0.3)}
+"""Habits of users who leave when they are content, copy what they want to dispute, and go on asking when they are not:
+nobody's guesses fit every product."""
 
 
-def world(seed: int, overlap: int) -> dict[str, float]:
+def world(seed: int, overlap: int, contrary: bool = False) -> dict[str, float]:
     """Mean gain of best-of-four by each way of learning, in gold score over a single answer."""
-    served = Served(seed)
+    served = Served(seed, contrary)
     log = served.log(INTERACTIONS)
     found = signals.evidence(log.interactions)
     judged = rank(overlap_of(found, log, served, overlap, seed), log.gold(), seed)
@@ -69,8 +72,8 @@ def world(seed: int, overlap: int) -> dict[str, float]:
 class Served:
     """The served model: the desk's average agent, who knows what was asked."""
 
-    def __init__(self, seed: int):
-        self.seed, self.written = seed, 0
+    def __init__(self, seed: int, contrary: bool = False):
+        self.seed, self.contrary, self.written = seed, contrary, 0
 
     def answers(self, scenario: Scenario, n: int) -> tuple[Answer, ...]:
         self.written += 1
@@ -82,7 +85,8 @@ class Served:
         def write(scenarios: Sequence[Scenario], counts: Sequence[int], _: object) -> list[list[Answer]]:
             return [list(self.answers(s, n)) for s, n in zip(scenarios, counts, strict=True)]
 
-        with patch.object(users, "_write", write):
+        habits = {**users.HABITS, **(CONTRARY if self.contrary else {})}
+        with patch.object(users, "_write", write), patch.object(users, "HABITS", habits):
             return users.simulate(count, lambda conversations, n: [], self.seed)
 
 
@@ -139,6 +143,7 @@ def _difference(better: Ids, worse: Ids) -> tuple[NDArray[Any], Floats]:
     return ids, np.bincount(which, sizes).astype(np.float64)
 
 
+@lru_cache(maxsize=100_000)
 def features(asked: str, text: str) -> Ids:
     """Words, pairs of words, and words beside those of the question that say what it is about."""
     words = re.findall(r"[a-z']+|\d+|[.!?]", text.lower())
@@ -163,26 +168,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--overlap", type=int, default=300)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--contrary", action="store_true", help="users whose habits no guess fits")
+    parser.add_argument("--out", type=Path, help="write the gains of these seeds to this file; more are added to it")
     arguments = parser.parse_args()
-    gains: dict[str, list[float]] = {}
+    known = json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else {}
+    kind = f"{'contrary' if arguments.contrary else 'usual'}, overlap {arguments.overlap}"
+    gains = known.setdefault(kind, {})
     for seed in arguments.seeds:
-        for name, value in world(seed, arguments.overlap).items():
-            gains.setdefault(name, []).append(value)
-        print(seed, {name: round(found[-1], 4) for name, found in gains.items()}, flush=True)
-    print(markdown(gains))
-    if arguments.out:
-        about = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "overlap": arguments.overlap,
-                 "seeds": arguments.seeds, "python": platform.python_version(), "gains": gains}
-        (arguments.out / "reactions.json").write_text(json.dumps(about, indent=1))
+        gains[str(seed)] = world(seed, arguments.overlap, arguments.contrary)
+        print(seed, {name: round(gain, 3) for name, gain in gains[str(seed)].items()}, flush=True)
+        if arguments.out:
+            arguments.out.write_text(json.dumps(known, indent=1))
+    print(markdown(list(gains.values())))
 
 
-def markdown(gains: dict[str, list[float]]) -> str:
-    """Gains, and their share of what rankings gain: mean over worlds with t intervals."""
-    lines = ["| learned from | gain of the best of four | share of the gain of rankings |", "|---|---|---|"]
-    for name, found in gains.items():
-        share = t_interval([x / y for x, y in zip(found, gains["rankings"], strict=True)])
-        lines.append(f"| {name} | {t_interval(found):.3f} | {share:.0%} |")
+def markdown(worlds: Sequence[dict[str, float]]) -> str:
+    """Gains, their share of what rankings gain, and what calibrated ones gain more: means over worlds with t
+    intervals."""
+    lines = ["| learned from | gain of the best of four | of the gain of rankings | less than calibrated |",
+             "|---|---|---|---|"]
+    for name in worlds[0]:
+        share = t_interval([w[name] / w["rankings"] for w in worlds])
+        less = t_interval([w["calibrated"] - w[name] for w in worlds])
+        lines.append(f"| {name} | {t_interval([w[name] for w in worlds]):.3f} | {share:.0%} | {less:.3f} |")
     return "\n".join(lines)
 
 
