@@ -139,6 +139,8 @@ def week(shop: Shop, gold: Desk, number: int, seed: int, interactions: int, pois
            "mine": {"spots": CHECKS, "require_spots": CHECKS}} if interactions else {}
     while True:
         found = loop.run(shop, settings(seed=seed, **own))
+        if found.steps.get("check", {}).get("holds") and "evaluate" in found.steps and found.open:
+            return loops.refuse(shop.workspace, found, "the data were doubted", "owner")  # whoever looks plays safe
         if "tunesmith studio" not in found.waits:
             return found
         checks_are_due = "rank" in found.steps
@@ -168,7 +170,8 @@ def run(root: Path, weeks: int, seed: int, interactions: int) -> dict[str, Any]:
         rows.append({"week": number, "poisoned": poisoned, "status": found.status, "waits": found.waits,
                      "why": found.steps.get("adopt", {}).get("why", ""), "serves": serves.adapter,
                      "labels": found.steps["rank"]["verdicts"] + checked, "seconds": round(time.monotonic() - began),
-                     "suspects": found.steps["check"]["suspects"], "drift": found.steps["check"]["drift"],
+                     "suspects": {**found.steps["check"]["suspects"], **found.steps["check"]["suspects now"]},
+                     "holds": found.steps["check"]["holds"], "drift": found.steps["check"]["drift"],
                      "mined": {k: v for k, v in found.steps["mine"].items() if k != "at"},
                      "held_out": found.steps["reward"]["held_out"].get("accuracy"),
                      "preference": found.steps["evaluate"]["figures"]["preference"],

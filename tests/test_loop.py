@@ -2,6 +2,7 @@
 
 import tomllib
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import tiny
 from tunesmith import cli, loop, rounds
 from tunesmith.commands import rounds as commands
 from tunesmith.errors import UserError
-from tunesmith.feedback import drift
+from tunesmith.feedback import drift, simulated
+from tunesmith.feedback.simulated import SimulatedLabeler
 from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
 from tunesmith.settings import RoundSettings
 from tunesmith.shop import Judge, Shop
@@ -228,3 +230,23 @@ def test_the_page_shows_a_file_that_works():
     page = (Path(__file__).parents[1] / "docs" / "rounds.md").read_text(encoding="utf-8")
     found = RoundSettings.model_validate(tomllib.loads(page.split("```toml")[1].split("```")[0]))
     assert (found.name, found.labels, found.ppo) == ("desk", 150, {"updates": 25})
+
+
+def test_a_labeler_who_spoils_one_round_is_left_out_of_it_and_holds_the_adoption(shop, gate):
+    panel = [SimulatedLabeler(f"labeler {n}", noise=1.0) for n in range(7)]
+    wanted = settings(gate, labels=120, overlap=6, again=0.0, held_out=0.2, ask=False, answers=4)
+    for number in (1, 2):
+        add_week(shop, number + 1)
+        loop.run(shop, wanted)
+        groups = shop.workspace.groups(f"desk-{number}-answers")
+        if number == 2:  # somebody else has taken the first one's account
+            panel[0] = replace(panel[0], kind="adversarial")
+        shop.workspace.add_rankings(list(simulated.judge(groups, Longest(), panel, per_group=6, overlap=0, seed=1)))
+        done = loop.run(shop, wanted)
+    assert done.status == "waiting" and "labeler 0 looks as if they spoil the data" in done.waits
+    assert list(done.steps["check"]["suspects now"]) == ["labeler 0"]
+    asked = {g.prompt.id for g in groups}
+    learned = [g for g in shop.workspace.dataset("desk-2-feedback").rows() if g.prompt.id in asked]
+    said = [r for r in shop.workspace.rankings("desk-2-answers") if r.labeler != "labeler 0"]
+    assert learned and len({g.id for g in learned}) <= len({r.group for r in said})
+    assert loops.champion(shop.workspace, "desk").adapter == "desk-1-ppo@1"

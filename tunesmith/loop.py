@@ -240,28 +240,33 @@ def mine(week: Week) -> Made:
 
 
 def check(week: Week) -> Made:
-    """Who of the labelers is left out of this round, whether preferences have changed, and what a person should see
-    before anything is adopted."""
-    judged = _judged(week)
-    workspace = week.workspace
-    every = [r for name in week.ranked.values() for r in workspace.rankings(name)]
-    groups = [g for name in week.ranked.values() for g in workspace.groups(name)]
-    out = quarantined(workspace)
-    report = trust.report(groups, every, quarantined=out, seed=week.seed)
-    suspects = {t.labeler: list(t.reasons) for t in report.labelers
-                if t.action == "quarantine" and t.labeler not in out}
-    trusted = [(n, g) for n, g in judged if g.labeler not in suspects]
-    found = drift.drift(drift.meetings(trusted), week.seed)
-    holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of this round"
-             for who, why in suspects.items()]
-    mined = week.round.steps["mine"]
+    """Which labelers are left out, whether preferences have changed, and what a person should see before anything is
+    adopted.
+
+    A labeler who has spoilt data all along is left out of all rounds, one who did so this time (or whose account
+    somebody else has taken) of this one.
+    """
+    always, now = _suspects(week, list(week.ranked)), _suspects(week, [week.round.number])
+    judged = [(n, g) for n, g in _judged(week) if g.labeler not in {*always, *(now if n == week.round.number else ())}]
+    found, mined = drift.drift(drift.meetings(judged), week.seed), week.round.steps["mine"]
+    holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of "
+             f"{'all rounds' if who in always else 'this round'}" for who, why in {**now, **always}.items()]
     holds += [mined["refused"]] if mined.get("refused") else []
     holds += [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it "
               "is not heeded" for name in _contradicted(mined)]
-    return {"suspects": suspects, "holds": holds, "drift": {} if found is None else {
+    return {"suspects": always, "suspects now": now, "holds": holds, "drift": {} if found is None else {
         "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
         "meetings": {str(age): list(n) for age, n in found.meetings.items()},
         "weights": {str(n): found.weight(week.round.number - n) for n in week.ranked}}}
+
+
+def _suspects(week: Week, numbers: Sequence[int]) -> dict[str, list[str]]:
+    """Labelers whom the verdicts of these rounds say to keep out, with the reasons; those in quarantine are out."""
+    workspace, sets = week.workspace, [week.ranked[n] for n in numbers]
+    out = quarantined(workspace)
+    report = trust.report([g for name in sets for g in workspace.groups(name)],
+                          [r for name in sets for r in workspace.rankings(name)], quarantined=out, seed=week.seed)
+    return {t.labeler: list(t.reasons) for t in report.labelers if t.action == "quarantine" and t.labeler not in out}
 
 
 def _contradicted(mined: Made) -> list[str]:
@@ -270,10 +275,12 @@ def _contradicted(mined: Made) -> list[str]:
     return [name for name, signal in every.items() if (signal["auc"]["high"] or 1.0) < 0.5]
 
 
-def _judged(week: Week, without: Sequence[str] = ()) -> list[tuple[int, AnswerGroup]]:
+def _judged(week: Week) -> list[tuple[int, AnswerGroup]]:
     """(round, what one labeler said of one group), of this round and all before; nothing of those who are left out."""
+    rounds = {r.number: r for r in loops.rounds(week.workspace, week.settings.name)}
+    always = set(week.round.steps.get("check", {}).get("suspects", ()))
     return [(number, g) for number, name in week.ranked.items() for g in comparisons(week.workspace, name)
-            if g.labeler not in without]
+            if g.labeler not in always | set(rounds[number].steps.get("check", {}).get("suspects now", ()))]
 
 
 # ---- reward, ppo: what is learned from it
@@ -286,7 +293,7 @@ def feedback(week: Week) -> list[AnswerGroup]:
     checked = week.round.steps["check"]
     weights = checked["drift"].get("weights", {})
     said = [replace(g, weight=g.weight * weights.get(str(n), 1.0))
-            for n, g in _judged(week, tuple(checked["suspects"])) if not _is_held_out(g.prompt, share)]
+            for n, g in _judged(week) if not _is_held_out(g.prompt, share)]
     agreed = consensus.agree(said, "ability").groups
     if implicit := week.round.steps["mine"]["comparisons"]:
         known = {(g.prompt.id, a.text) for g in agreed for a in g.answers}
