@@ -50,8 +50,8 @@ class Reliability:
 
     `raw`: how often it agrees with a person, on pairs strict for both; `agreement`: how often what it says once
     corrected does. Means over groups, with Wilson's interval and a group as the unit, because its pairs hang together.
-    `people`: how often two people agree. `slope`, `length`: the correction, with intervals robust to groups. `worth` of
-    a label beside a person's vote. `votes` by people that it was held against, ties included.
+    `people`: how often two people agree. `slope`, `length`: the correction, with intervals robust to groups (a slope
+    below 0 corrects nothing: such a judge is worth nothing). `worth` of a label beside a person's vote. `votes` by people that it was held against, ties included.
     """
 
     judge: str
@@ -70,7 +70,7 @@ class Reliability:
 
     def p(self, said: float, doublings: float = 0.0) -> float:
         """P(a person prefers an answer) where the judge says P(it is better), by how much longer it is."""
-        return float(expit(self.slope.value * _surely(said) + self.length.value * doublings))
+        return float(expit(max(0.0, self.slope.value) * _surely(said) + self.length.value * doublings))
 
 
 def reliability(people: Sequence[AnswerGroup], judged: Iterable[AnswerGroup]) -> dict[str, Reliability]:
@@ -128,7 +128,7 @@ def _measured(name: str, rows: Sequence[tuple[float, float, float, float]], peop
     group_N, said_N, longer_N, vote_N = np.array(rows).reshape(-1, 4).T
     x_N2 = np.stack([said_N, longer_N], axis=1)
     slope, length = _correction(group_N, x_N2, vote_N)
-    fixed_N = x_N2 @ [slope.value, length.value]
+    fixed_N = x_N2 @ [max(0.0, slope.value), length.value]
     raw, agrees = (_agreement(group_N, z, said_N, vote_N) for z in (said_N, fixed_N))
     sure = agrees.n >= FEWEST and agrees.low > 0.5 and slope.low > 0
     worth = min(1.0, (2 * agrees.value - 1) / (2 * people - 1)) if sure else 0.0
@@ -145,7 +145,7 @@ def _agreement(group_N: Floats, z_N: Floats, said_N: Floats, vote_N: Floats) -> 
 
 def _correction(group_N: Floats, x_N2: Floats, vote_N: Floats) -> tuple[Interval, Interval]:
     """Slope and length, maximum a posteriori, with intervals by the sandwich over groups (Huber 1967; Liang & Zeger
-    1986); zero without votes, and a slope below zero is none: then a judge says nothing."""
+    1986); zero without votes."""
     groups = len(np.unique(group_N))
 
     def loss(b: Floats) -> float:
@@ -160,7 +160,7 @@ def _correction(group_N: Floats, x_N2: Floats, vote_N: Floats) -> tuple[Interval
     spread = bread @ (sums.T @ sums) @ bread
     slope, length = (Interval(float(b), float(b) - Z95 * sqrt(v), float(b) + Z95 * sqrt(v), groups)
                      for b, v in zip(best, np.diag(spread), strict=True))
-    return replace(slope, value=max(0.0, slope.value)), length
+    return slope, length
 
 
 def _surely(p: float) -> float:
