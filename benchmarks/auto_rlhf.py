@@ -128,9 +128,10 @@ def choose(shop: Shop, seed: int, split: str) -> None:
 
 
 def judge(shop: Shop, seed: int, split: str) -> None:
+    models = tuple(f"ppo-{arm}" for arm in ARMS if has(f"ppo-{arm}")(shop.workspace))
     evaluation.evaluate(shop, EvaluateSettings(
-        models=tuple(f"ppo-{arm}" for arm in ARMS), against=("sft",), prompts=f"desk-{split}", judge="loan-desk",
-        name="held-out", max_tokens=PLAN.answer_tokens, seed=seed))
+        models=models, against=("sft",), prompts=f"desk-{split}", judge="loan-desk", name="held-out",
+        max_tokens=PLAN.answer_tokens, seed=seed))
 
 
 Step = tuple[str, Callable[[Shop, int, str], None], Callable[[Workspace], bool]]
@@ -207,11 +208,12 @@ def policies(found: compare.Comparison, key: str) -> dict[str, Floats]:
 
 
 def compared(seeds: Sequence[dict[str, Floats]]) -> dict[str, Any]:
-    """Means of each arm, its gain as a share of the gain of rankings, and calibrated less fixed."""
-    return {"mean": {arm: [float(s[arm].mean()) for s in seeds] for arm in ("sft", *ARMS)},
-            "share": {arm: share(seeds, arm) for arm in ARMS[1:]},
-            "calibrated over fixed": bootstrap_mean(np.concatenate([s["calibrated"] - s["fixed"] for s in seeds])
-                                                    ).to_dict()}
+    """Means of each arm, its gain as a share of the gain of rankings, and what the calibrated one has more."""
+    there = [arm for arm in ARMS if all(arm in s for s in seeds)]
+    return {"mean": {arm: [float(s[arm].mean()) for s in seeds] for arm in ("sft", *there)},
+            "share": {arm: share(seeds, arm) for arm in there[1:]},
+            "calibrated over": {arm: bootstrap_mean(np.concatenate([s["calibrated"] - s[arm] for s in seeds])).to_dict()
+                                for arm in there if arm != "calibrated"}}
 
 
 def share(seeds: Sequence[dict[str, Floats]], arm: str, resamples: int = 2000) -> dict[str, Any]:

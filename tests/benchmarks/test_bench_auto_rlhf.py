@@ -13,7 +13,7 @@ def test_the_best_of_four_is_what_the_reward_model_likes_best():
     found = auto_rlhf.compared([auto_rlhf.best_of(drawn, "gold")])
     assert found["mean"] == {"sft": [0.5], "rankings": [1.0], "calibrated": [0.5], "fixed": [0.0]}
     assert found["share"]["calibrated"]["value"] == 0 and found["share"]["fixed"]["value"] == -1
-    assert found["calibrated over fixed"]["value"] == 0.5
+    assert found["calibrated over"]["fixed"]["value"] == 0.5
 
 
 def test_pairs_of_equal_gold_are_no_pairs():
