@@ -104,7 +104,7 @@ max_tokens = 48
 epochs = 2
 
 [ppo]
-updates = 12
+updates = {updates}
 episodes = {episodes}
 epochs = 2
 lr = 6e-4
@@ -124,8 +124,8 @@ def make(rng: random.Random, size: Callable[[int], int]) -> Files:
     share = len(asked) // weeks
     return {"answers.jsonl": [demonstration(text, answer(rng, what, care=0.6)) for text, what in first],
             **{f"week_{n + 1}.jsonl": asked[n * share:(n + 1) * share] for n in range(weeks)},
-            "rubric.toml": RUBRIC, "loop.toml": LOOP.format(labels=size(120), tests=size(100), episodes=size(48),
-                                                            seed=rng.randrange(1000))}
+            "rubric.toml": RUBRIC, "loop.toml": LOOP.format(labels=size(120), tests=size(100), updates=size(48) // 4,
+                                                            episodes=size(48), seed=rng.randrange(1000))}
 
 
 if __name__ == "__main__":
