@@ -66,6 +66,7 @@ def test_service_sft(run):
     assert results["tokens"] > 10 * results["dialogues"] > 0
 
 
+@pytest.mark.slow
 def test_coffee_agent(run):
     found = run("coffee_agent")
     check_about(found)

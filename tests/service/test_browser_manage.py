@@ -143,7 +143,7 @@ PAGES = ["/manage", "/manage/desk", "/manage/desk/labelers", "/manage/desk/witho
 
 
 @pytest.mark.parametrize(("size", "scheme"), [
-    ("desk", "light"), ("phone", "dark"),
+    pytest.param("desk", "light", marks=pytest.mark.slow), ("phone", "dark"),
     pytest.param("desk", "dark", marks=pytest.mark.slow), pytest.param("phone", "light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_and_nothing_sticks_out(open_page, url, workspace, panel, axe, problems, size, scheme):  # noqa: F811
     long = "Wilhelmina-Alexandra von und zu Hohenlohe-Schillingsfuerst Abc"

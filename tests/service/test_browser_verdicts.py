@@ -374,7 +374,7 @@ def test_every_key_in_the_help_means_something_and_no_two_the_same(page):
 # ---- for everybody
 
 @pytest.mark.parametrize(("size", "scheme"), [
-    ("wide", "light"), ("phone", "dark"),
+    pytest.param("wide", "light", marks=pytest.mark.slow), ("phone", "dark"),
     pytest.param("wide", "dark", marks=pytest.mark.slow), pytest.param("phone", "light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing(open_page, url, workspace, problems, axe, scheme, size):
     options = {"color_scheme": scheme, **(PHONE if size == "phone" else {})}

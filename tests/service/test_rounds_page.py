@@ -5,7 +5,8 @@ def evaluated(number, value, passed=True):
     rate = {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 100}
     return {"report": f"desk-{number}-report", "champion": "champion", "passed": passed, "rules": [
         {"rule": "preference at least 0.5 (proven)", "passed": passed, "found": "over start <b>"}],
-        "figures": {"preference": {"champion": rate, "start": {**rate, "value": 0.9}}, "own": {"rude": {**rate, "value": 0.1}}}}
+        "figures": {"preference": {"champion": rate, "start": {**rate, "value": 0.9}},
+                    "own": {"rude": {**rate, "value": 0.1}}}}
 
 
 def a_round(workspace, number, value=0.6):
