@@ -51,6 +51,7 @@ def test_ordinary_numbers_and_words_stay(text):
 def test_a_wrong_digit_is_no_such_number(kind, text):
     digit = max(n for n, c in enumerate(text) if c.isdecimal())
     wrong = text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1:]
+    wrong = "".join(c for c in wrong if c.isalnum())  # cards written four by four are taken for mistyped ones
     assert kind not in {f.kind for f in find(wrong)}
 
 
@@ -59,6 +60,7 @@ def test_words_before_a_number_tell_what_it_is():
     assert [f.kind for f in find("BSN: 111222333")] == ["national_id"]
     assert [f.kind for f in find("call me at 5550 1234")] == ["phone"]
     assert scrub("ssn 5305421818 card no 6548 0550 6582 9421") == "ssn [NATIONAL_ID] card no [CARD]"  # mistyped
+    assert scrub("it is 1478 2145 3698 7412") == "it is [CARD]"  # mistyped, but of no other shape
     assert scrub("account number 1234-5678, sort code 12-34-56") == "account number [ACCOUNT], sort code [ACCOUNT]"
     assert scrub("ssn ends in 4506 ac no 7852") == "ssn ends in 4506 ac no 7852"
     assert scrub("password: hunter2!") == "password: [KEY]"

@@ -2,7 +2,8 @@
 
     key          access keys and tokens (by prefix, by what stands before them, or because they are random), private
                  key blocks, JSON web tokens, passwords in addresses
-    email  iban (mod 97)  ip (v4, v6)  card (Luhn; mistyped ones behind "card")  account (behind a word that says so)
+    email  iban (mod 97)  ip (v4, v6)  account (behind a word that says so)
+    card         with Luhn's check digit; without, written four by four or behind "card"
     national_id  US, UK, ES, IT, FR, DE, CH, SE, PL, BR, IN, CA, NL; others only behind a word that says so
     phone        international, North American, with a trunk zero, or behind a word that says so
 
@@ -239,6 +240,7 @@ RULES: tuple[Rule, ...] = (
     _Addresses("ip", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", re.ASCII)),
     _Addresses("ip", re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"), needs=":"),
     _Cards("card", re.compile(r"(?<!\d)\d(?:[ .-]?\d){12,40}(?!\d)"), needs="7"),
+    _rule("card", r"(?<!\d)(?<!\d{4}[ -])\d{4}([ -])\d{4}\1\d{4}\1\d{4}(?!\d)(?![ -]\d{4})", needs="7"),
     # France, Switzerland, Italy, Spain, the United Kingdom
     _rule(_ID, r"\b[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AaBb]) ?\d{3} ?\d{3} ?\d\d\b", _nir, "7"),
     _rule(_ID, r"\b756\.?\d{4}\.?\d{4}\.?\d\d\b", lambda n: weighed(n, "1313131313131") % 10 == 0, "7"),
@@ -253,7 +255,7 @@ RULES: tuple[Rule, ...] = (
     _rule(_ID, r"\b[1-9]\d ?\d{3} ?\d{3} ?\d{3}\b", _tax_id, "7"),
     _rule(_ID, r"\b\d{11}\b", lambda n: _day(n[2:4], n[4:6]) and weighed(n, "13791379131") % 10 == 0, "7"),
     _rule(_ID, r"\b(?:19|20)?\d{6}[-+]\d{4}\b", lambda n: _day(n[-8:-6], n[-6:-4]) and luhn(n[-10:]), "7"),
-    _rule(_ID, r"\b[2-9]\d{3} ?\d{4} ?\d{4}\b", verhoeff, "7"),
+    _rule(_ID, r"(?<!\d{4}[ -])\b[2-9]\d{3} ?\d{4} ?\d{4}\b(?![ -]\d{4})", verhoeff, "7"),
     _rule(_ID, r"(?i)\b(?:bsn|burgerservicenummer)\b\D{0,20}(?P<it>\d{9})\b", lambda n: int(n) > 0 and (
         weighed(n[:8], "98765432") - int(n[8])) % 11 == 0, "7"),
     _rule(_ID, r"(?i)\b(?:ssn|social security(?: number| no\.?)?|passport(?: number| no\.?)?|tax id|national id|"
