@@ -3,6 +3,7 @@
     python -m benchmarks.curation scale --rows 20000 200000      planted duplicates: found, missed, memory, rows/s
     python -m benchmarks.curation real --data FOLDER             what is in real sets of demonstrations
     python -m benchmarks.curation noise --data FOLDER            wrong labels planted in banking's intents
+    python -m benchmarks.curation laws --data FOLDER             learning curves of banking's intents, right and wrong
     python -m benchmarks.curation curve                          loan-desk demonstrations, clean and spoiled
 
 Each writes its part of docs/results/curation.json.
@@ -24,9 +25,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.special import log_softmax
+
 from benchmarks.machine import describe
 from tunesmith import curation
-from tunesmith.data import checkup, health, leakage, noise
+from tunesmith.data import checkup, growth, health, leakage, noise
 from tunesmith.evaluate.toxicity import Toxicity
 from tunesmith.quickstart import builtin, replies
 from tunesmith.quickstart.builtin import to_prompt
@@ -124,7 +128,35 @@ def wrong_labels(data: Path, most: int, labels: int, shares: list[float]) -> dic
     return {"rows": len(read), "shares": out}
 
 
-# ---- the learning curve
+# ---- learning curves
+
+def laws(data: Path, sizes: list[int], seeds: int) -> dict[str, Any]:
+    """Banking's intents by the classifier of `data.noise`: held-out nats against examples, with correct labels and with
+    three in ten of the training labels wrong."""
+    read = [(r["text"], r["intent"]) for r in _read(data / "customer_service/banking77.jsonl.gz")]
+    random.Random(0).shuffle(read)
+    intents = sorted({intent for _, intent in read})[:14]
+    read = [row for row in read if row[1] in intents]
+    x = noise.features([text for text, _ in read])
+    label = np.array([intents.index(intent) for _, intent in read])
+    out: dict[str, Any] = {"rows": len(read), "held_out": 500, "labels": len(intents)}
+    for name, share in (("correct labels", 0.0), ("30% wrong labels", 0.3)):
+        losses = {n: [_nats(x, label, len(intents), n, share, seed) for seed in range(seeds)] for n in sizes}
+        found = growth.growth(losses)
+        out[name] = {"losses": {str(n): of for n, of in losses.items()}, **found.to_dict()}
+        print(name, found.text, f"exponent {found.exponent:.2f}, floor {found.floor:.3f}", flush=True)
+    return out
+
+
+def _nats(x: Any, label: Any, classes: int, n: int, share: float, seed: int) -> float:
+    """Mean surprise at the last 500 rows' labels, after n of the others."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(label) - 500)[:n]
+    given = np.where(rng.random(n) < share, (label[chosen] + rng.integers(1, classes, n)) % classes, label[chosen])
+    weights = noise._fit(x[chosen], given, classes)
+    logp = log_softmax(x[-500:] @ weights[:-1] + weights[-1], axis=1)
+    return -float(logp[np.arange(500), label[-500:]].mean())
+
 
 def curve(root: Path, sizes: tuple[int, ...], seeds: int, only: list[str]) -> dict[str, Any]:
     """Loan-desk demonstrations; once as they are, once with a third of the answers given to other customers."""
@@ -179,7 +211,7 @@ def _part(name: str) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("scale", "real", "noise", "curve"))
+    parser.add_argument("what", choices=("scale", "real", "noise", "laws", "curve"))
     parser.add_argument("--rows", type=int, nargs="*", default=[20_000, 200_000])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--root", type=Path, default=Path("/tmp/tunesmith-curve"))
@@ -197,6 +229,8 @@ def main() -> None:
         elif asked.what == "noise":
             part |= {f"{asked.labels} labels": wrong_labels(
                 asked.data, asked.most, asked.labels, [0.0, 0.1, 0.2])}
+        elif asked.what == "laws":
+            part |= laws(asked.data, [100, 200, 400, 800], 3)
         else:
             measured = curve(asked.root, tuple(asked.sizes), asked.seeds, asked.only)
             part["curves"] = {**part.get("curves", {}), **measured}

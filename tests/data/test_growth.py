@@ -50,6 +50,11 @@ def test_noise_gives_no_advice():
     assert growth(losses(1.5, 5, 0.5, noise=0.08)).advice == "unclear"
 
 
+def test_three_runs_give_no_advice():
+    """Their law goes through all of them, so its interval has no width."""
+    assert growth(losses(0.5, 12.0, 0.4, seeds=1, sizes=SIZES[:3])).advice == "unclear"
+
+
 def test_the_same_losses_give_the_same_report():
     assert growth(losses(1, 5, 0.5, 0.01)).to_dict() == growth(losses(1, 5, 0.5, 0.01)).to_dict()
 

@@ -22,6 +22,8 @@ EXPONENTS = np.geomspace(0.02, 3.0, 150)
 """Among which the best is sought: a line search has local minima, a grid has none."""
 WORTH = 0.02
 """A doubling that lowers the loss by less than this share is not worth a team's weeks."""
+FEWEST = 6
+"""Runs below which nothing is advised: three parameters go through three losses whatever they are."""
 RESAMPLES = 500
 
 
@@ -112,7 +114,8 @@ def growth(losses: Mapping[int, Sequence[float]], seed: int = 0) -> Growth:
         return 1 - of.at(2 * last) / of.at(last)
 
     doubling = interval(gain(laws), float(gain(law)[0]))
-    advice = "more" if doubling.low >= WORTH else "better" if doubling.high < WORTH else "unclear"
+    few = y.size < FEWEST
+    advice = "unclear" if few else "more" if doubling.low >= WORTH else "better" if doubling.high < WORTH else "unclear"
     spread = np.geomspace(sizes[0], 4 * last, 40)
     drawn = [(float(n), interval(laws.at(n), float(law.at(n)[0]))) for n in spread]
     exponent = interval(laws.exponent, float(law.exponent[0]))
