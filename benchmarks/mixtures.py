@@ -4,7 +4,7 @@
     python -m benchmarks.mixtures transfer --data ../shared/data --seeds 0 1 2 --out docs/results
 
 `scale` writes synthetic rows and runs each stage in a process of its own, whose peak memory is the figure: `mix` reads
-the rows and writes the mixture, with FLAN's limit of 30,000 rows of a task; `cut` makes tokens of it, `draw` draws
+the rows and writes the mixture, which takes `--limit` rows of a task at most; `cut` makes tokens of it, `draw` draws
 batches at many steps, `train` learns for some steps as `tunesmith sft` does.
 
 `transfer` leaves one cluster of tasks out at a time (inference, sentiment, paraphrase), tunes the bundled base on the
@@ -165,7 +165,9 @@ def child(stage: str, root: Path) -> None:
                       "peak_mb": cost.peak_mb()}))
 
 
-def scale(rows: Sequence[int], stages: Sequence[str], folder: Path, done: list[Cell]) -> Iterator[Cell]:
+def scale(rows: Sequence[int], stages: Sequence[str], folder: Path, done: list[Cell],
+          limit: int = 30_000) -> Iterator[Cell]:
+    """A cell for each stage of each number of rows that is not done; `limit` rows of a task are taken."""
     for count in rows:
         root = folder / str(count)
         for stage in stages:
@@ -173,11 +175,11 @@ def scale(rows: Sequence[int], stages: Sequence[str], folder: Path, done: list[C
                 continue
             if stage == "mix":
                 root.mkdir(parents=True, exist_ok=True)
-                (root / "mix.toml").write_text(RECIPE)
+                (root / "mix.toml").write_text(f"rows = {limit}\n{RECIPE}")
                 synthesise(root / "rows.jsonl", count)
             out = subprocess.run([sys.executable, "-m", "benchmarks.mixtures", "child", stage, "--folder", str(root)],
                                  check=True, stdout=subprocess.PIPE, text=True).stdout
-            yield {"rows_asked": count, "stage": stage, **json.loads(out.splitlines()[-1])}
+            yield {"rows_asked": count, "stage": stage, "limit": limit, **json.loads(out.splitlines()[-1])}
 
 
 # --- transfer -------------------------------------------------------------------------
@@ -375,6 +377,7 @@ def main() -> None:
     parser.add_argument("what", choices=("scale", "transfer", "child"))
     parser.add_argument("stage", nargs="?", default="")
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 5_000_000])
+    parser.add_argument("--limit", type=int, default=30_000, help="rows of a task that are taken at most")
     parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "tunesmith-mixtures")
     parser.add_argument("--data", type=Path)
@@ -387,7 +390,7 @@ def main() -> None:
     log = a.log / f"mixtures-{a.what}.jsonl"
     a.log.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    cells = scale(a.rows, a.stages, a.folder, done) if a.what == "scale" else transfer(a.data, a.seeds, done)
+    cells = scale(a.rows, a.stages, a.folder, done, a.limit) if a.what == "scale" else transfer(a.data, a.seeds, done)
     for cell in cells:
         with log.open("a") as file:
             file.write(json.dumps(cell) + "\n")
