@@ -230,7 +230,7 @@ def main() -> None:
             part |= {f"{asked.labels} labels": wrong_labels(
                 asked.data, asked.most, asked.labels, [0.0, 0.1, 0.2])}
         elif asked.what == "laws":
-            part |= laws(asked.data, [100, 200, 400, 800], 3)
+            part |= laws(asked.data, [100, 200, 400, 800], asked.seeds)
         else:
             measured = curve(asked.root, tuple(asked.sizes), asked.seeds, asked.only)
             part["curves"] = {**part.get("curves", {}), **measured}
