@@ -4,8 +4,8 @@
 
 Every week brings customers whose wishes and moods have moved on, a round of the loop with at most 150 simulated
 verdicts, and a look by the gold rubric at test customers that no round knows: what the loop serves after that week.
-`--interactions N` lets N simulated users of a week react to what the loop serves, and the rounds learn from that too;
-then part of the 150 verdicts is spent on checking mined pairs. The week after the last is poisoned: two of twenty
+`--interactions N` has simulated users react to N answers a week of what the loop serves, and the rounds learn from that
+too. The week after the last is poisoned: two of twenty
 labelers rank upside down, and one user in five is a manipulator.
 """
 
@@ -44,9 +44,9 @@ DRIFT = {"rate": -0.8, "compare": -0.8, "apply": -0.4, "approval": -0.4, "payoff
 """How the logarithm of an intent's weight moves in two weeks."""
 PROVOCATIVE = (0.15, 0.22, 0.30, 0.37, 0.45)
 """The share of angry and insulting customers, week by week."""
-LABELERS, POISONERS, LABELS = 20, 2, 150
-CHECKS, MANIPULATORS = 30, 0.2
-"""Of the labels, those spent on mined pairs; of a poisoned week's users, those who manipulate."""
+LABELERS, POISONERS, LABELS, OVERLAP = 20, 2, 150, 3
+MANIPULATORS = 0.2
+"""The share of a poisoned week's users who manipulate."""
 
 
 def intents(week: int) -> dict[str, float]:
@@ -58,7 +58,7 @@ def intents(week: int) -> dict[str, float]:
 def settings(**values: Any) -> RoundSettings:
     return RoundSettings(**{
         "name": NAME, "start": f"{NAME}-sft", "prompts": ("week-*",), "held_out": 0.3, "tests": 300, "labels": LABELS,
-        "judge": "loan-desk", "safety": ("rude",), "ask": False, "collect": {"max_tokens": 96},
+        "overlap": OVERLAP, "judge": "loan-desk", "safety": ("rude",), "ask": False, "collect": {"max_tokens": 96},
         "reward": {"epochs": 3, "lr": 1e-3}, "evaluate": {"max_tokens": 96},
         "ppo": {"updates": 25, "max_tokens": 96, "epochs": 2, "lr": 6e-4, "kl": 0.15, "checkpoint_every": 10},
         **values})
@@ -108,15 +108,15 @@ def react(shop: Shop, gold: Desk, count: int, seed: int, poisoned: bool) -> None
     gold.learn({Prompt(i.messages).id: made.prompts[i.id] for i in log.interactions(shop.workspace) if i.id in ids})
 
 
-def rank(workspace: Workspace, name: str, gold: Desk, seed: int, poisoned: bool, most: int, each: int) -> None:
+def rank(workspace: Workspace, name: str, gold: Desk, seed: int, poisoned: bool) -> None:
     """The panel judges what the round asks; in a poisoned week some turn everything upside down."""
     groups = workspace.groups(name)
     scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in groups]
     panel = simulated.panel(LABELERS, scores)
     if poisoned:
         panel = (*(replace(who, kind="adversarial") for who in panel[:POISONERS]), *panel[POISONERS:])
-    found = list(simulated.judge(groups, gold, panel, per_group=each, overlap=0, seed=seed))
-    workspace.add_rankings(found[:most])
+    found = list(simulated.judge(groups, gold, panel, per_group=OVERLAP, overlap=0, seed=seed))
+    workspace.add_rankings(found[:LABELS])
 
 
 def adherence(shop: Shop, model: str, prompts: Sequence[Prompt], seed: int) -> list[float]:
@@ -135,17 +135,13 @@ def week(shop: Shop, gold: Desk, number: int, seed: int, interactions: int, pois
     draw = 1000 * seed + number
     if interactions and len(loops.rounds(shop.workspace, NAME)) < number:
         react(shop, gold, interactions, draw, poisoned)
-    own = {"interactions": True, "labels": LABELS - CHECKS,
-           "mine": {"spots": CHECKS, "require_spots": CHECKS}} if interactions else {}
     while True:
-        found = loop.run(shop, settings(seed=seed, **own))
+        found = loop.run(shop, settings(seed=seed, interactions=interactions > 0))
         if found.steps.get("check", {}).get("holds") and "evaluate" in found.steps and found.open:
             return loops.refuse(shop.workspace, found, "the data were doubted", "owner")  # whoever looks plays safe
         if "tunesmith studio" not in found.waits:
             return found
-        checks_are_due = "rank" in found.steps
-        rank(shop.workspace, f"{NAME}-{found.number}-{'implicit-spots' if checks_are_due else 'answers'}", gold, draw,
-             poisoned, CHECKS if checks_are_due else LABELS, 1 if checks_are_due else 2)
+        rank(shop.workspace, f"{NAME}-{found.number}-answers", gold, draw, poisoned)
 
 
 def run(root: Path, weeks: int, seed: int, interactions: int) -> dict[str, Any]:
@@ -166,10 +162,9 @@ def run(root: Path, weeks: int, seed: int, interactions: int) -> dict[str, Any]:
         found = week(shop, gold, number, seed, interactions, poisoned)
         serves = [a for a in loops.adoptions(workspace, NAME) if a.number <= number][-1]
         kept[str(number)] = adherence(shop, serves.adapter, tests, seed)
-        checked = CHECKS if found.steps["mine"]["comparisons"] else 0
         rows.append({"week": number, "poisoned": poisoned, "status": found.status, "waits": found.waits,
                      "why": found.steps.get("adopt", {}).get("why", ""), "serves": serves.adapter,
-                     "labels": found.steps["rank"]["verdicts"] + checked, "seconds": round(time.monotonic() - began),
+                     "labels": found.steps["rank"]["verdicts"], "seconds": round(time.monotonic() - began),
                      "suspects": {**found.steps["check"]["suspects"], **found.steps["check"]["suspects now"]},
                      "holds": found.steps["check"]["holds"], "drift": found.steps["check"]["drift"],
                      "mined": {k: v for k, v in found.steps["mine"].items() if k != "at"},

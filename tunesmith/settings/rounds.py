@@ -33,7 +33,8 @@ class RoundSettings(Settings):
                                      "are found too")
     held_out: float = Field(0.2, gt=0, lt=1, description="share of the prompts that nothing ever trains on")
     labels: int = Field(150, ge=1, description="verdicts that people are asked for in a round, at most")
-    overlap: int = Field(2, ge=1, description="people who judge the same answers")
+    overlap: int = Field(3, ge=1, description="people who judge the same answers; of two, nobody can tell which one "
+                         "spoils the data")
     answers: int = Field(4, ge=2, le=9, description="answers per prompt")
     again: float = Field(0.1, ge=0, lt=1, description="share of the labels spent on what was ranked in earlier rounds, "
                          "to see whether preferences have changed")
