@@ -26,6 +26,7 @@ start = "start"
 prompts = ["prompts"]
 held_out = 0.3
 labels = 12
+overlap = 2
 answers = 2
 tests = 4
 judge = "judge"
