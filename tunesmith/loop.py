@@ -38,6 +38,10 @@ from tunesmith.store.workspace import Dataset, Workspace
 Made = Mapping[str, Any]
 
 
+SAID = ("thumb", "rating", "chosen", "resolved")
+"""Reactions by which users say what they think; what else they do (look long, leave) may mean the opposite honestly."""
+
+
 class Waits(Exception):
     """A step can go on only when somebody did something; the message says what."""
 
@@ -270,9 +274,9 @@ def _suspects(week: Week, numbers: Sequence[int]) -> dict[str, list[str]]:
 
 
 def _contradicted(mined: Made) -> list[str]:
-    """Reactions that speak against what people prefer, for sure."""
+    """What users say that is the opposite of what people prefer, for sure."""
     every = {**mined.get("single", {}).get("signals", {}), **mined.get("double", {}).get("signals", {})}
-    return [name for name, signal in every.items() if (signal["auc"]["high"] or 1.0) < 0.5]
+    return [name for name, signal in every.items() if name in SAID and (signal["auc"]["high"] or 1.0) < 0.5]
 
 
 def _judged(week: Week) -> list[tuple[int, AnswerGroup]]:
