@@ -46,8 +46,8 @@ def add_week(shop, number):
 
 def settings(gate="", **values):
     return RoundSettings(**{
-        "name": "desk", "start": "start", "prompts": ("week-*",), "labels": 12, "overlap": 2, "answers": 2, "judge": "longest",
-        "tests": 4, "held_out": 0.3, "gate": gate, "again": 0.34, "collect": {"max_tokens": 8},
+        "name": "desk", "start": "start", "prompts": ("week-*",), "labels": 12, "overlap": 2, "answers": 2,
+        "judge": "longest", "tests": 4, "held_out": 0.3, "gate": gate, "again": 0.34, "collect": {"max_tokens": 8},
         "reward": {"held_out": 0.0}, "ppo": {"updates": 1, "episodes": 4, "minibatches": 1, "max_tokens": 8,
                                              "watch": False}, "evaluate": {"max_tokens": 8}, **values})
 

@@ -256,12 +256,13 @@ def check(week: Week) -> Made:
     holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of "
              f"{'all rounds' if who in always else 'this round'}" for who, why in {**now, **always}.items()]
     holds += [mined["refused"]] if mined.get("refused") else []
-    holds += [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it "
-              "is not heeded" for name in _contradicted(mined)]
-    return {"suspects": always, "suspects now": now, "holds": holds, "drift": {} if found is None else {
-        "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
-        "meetings": {str(age): list(n) for age, n in found.meetings.items()},
-        "weights": {str(n): found.weight(week.round.number - n) for n in week.ranked}}}
+    notes = [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it is "
+             "not heeded" for name in _contradicted(mined)]
+    return {"suspects": always, "suspects now": now, "holds": holds, "notes": notes,
+            "drift": {} if found is None else {
+                "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
+                "meetings": {str(age): list(n) for age, n in found.meetings.items()},
+                "weights": {str(n): found.weight(week.round.number - n) for n in week.ranked}}}
 
 
 def _suspects(week: Week, numbers: Sequence[int]) -> dict[str, list[str]]:

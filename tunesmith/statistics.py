@@ -295,8 +295,8 @@ def auc(scores: ArrayLike, positive: ArrayLike) -> float:
     return float((ranks(s)[yes].sum() - p * (p + 1) / 2) / (p * n)) if p and n else nan
 
 
-def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[object], weights: ArrayLike | None = None, *,
-                 level: float = 0.95) -> Interval:
+def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[object],
+                 weights: ArrayLike | None = None, *, level: float = 0.95) -> Interval:
     """`auc` with an interval for items that come in clusters, such as the pairs of one prompt (Obuchowski 1997, eq. 5).
 
     With weights, a pair of a positive and a negative counts by the product of theirs. `n` is the number of clusters.

@@ -49,7 +49,8 @@ def _lines(found: Round) -> Iterator[str]:
     """What a person wants to know of a round."""
     steps = found.steps
     yield f"round {found}: {found.status}" + (f", for {found.waits}" if found.waits else "")
-    for text in steps.get("check", {}).get("holds", ()):
+    checked = steps.get("check", {})
+    for text in (*checked.get("holds", ()), *checked.get("notes", ())):
         yield f"data: {text}"
     yield from steps.get("evaluate", {}).get("verdict", ())
     for rule in steps.get("evaluate", {}).get("rules", ()):

@@ -51,7 +51,8 @@ class Reliability:
     `raw`: how often it agrees with a person, on pairs strict for both; `agreement`: how often what it says once
     corrected does. Means over groups, with Wilson's interval and a group as the unit, because its pairs hang together.
     `people`: how often two people agree. `slope`, `length`: the correction, with intervals robust to groups (a slope
-    below 0 corrects nothing: such a judge is worth nothing). `worth` of a label beside a person's vote. `votes` by people that it was held against, ties included.
+    below 0 corrects nothing: such a judge is worth nothing). `worth` of a label beside a person's vote. `votes` by
+    people that it was held against, ties included.
     """
 
     judge: str
