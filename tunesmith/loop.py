@@ -256,8 +256,8 @@ def check(week: Week) -> Made:
     holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of "
              f"{'all rounds' if who in always else 'this round'}" for who, why in {**now, **always}.items()]
     holds += [mined["refused"]] if mined.get("refused") else []
-    notes = [f"people prefer the opposite of what users' reaction \"{name}\" says: perhaps somebody is gaming it; it is "
-             "not heeded" for name in _contradicted(mined)]
+    notes = [f"people prefer the opposite of what users' reaction \"{name}\" says, so it is not heeded: perhaps "
+             "somebody is gaming it" for name in _contradicted(mined)]
     return {"suspects": always, "suspects now": now, "holds": holds, "notes": notes,
             "drift": {} if found is None else {
                 "rate": found.rate.to_dict(), "sure": found.sure, "agreement": found.agreement,
