@@ -25,13 +25,13 @@ from unittest.mock import patch
 from benchmarks import machine
 from tunesmith import loop, rounds
 from tunesmith.contracts import Sampling
-from tunesmith.feedback import simulated
+from tunesmith.feedback import simulated, trust
 from tunesmith.quickstart import builtin, customers, story, users
 from tunesmith.quickstart.builtin import Gold, checks, to_prompt
 from tunesmith.records import Answer, Conversation, Prompt
 from tunesmith.settings import RoundSettings, SftSettings
 from tunesmith.shop import Judge, Shop, engine_of
-from tunesmith.statistics import mean_interval, paired_difference
+from tunesmith.statistics import mean_interval, paired_difference, wilson
 from tunesmith.store import interactions as log
 from tunesmith.store import loops
 from tunesmith.store.loops import Round
@@ -112,9 +112,8 @@ def rank(workspace: Workspace, name: str, gold: Desk, seed: int, poisoned: bool)
     """The panel judges what the round asks; in a poisoned week some turn everything upside down."""
     groups = workspace.groups(name)
     scores = [gold.score(g.prompt, [a.text for a in g.answers]) for g in groups]
-    panel = simulated.panel(LABELERS, scores)
-    if poisoned:
-        panel = (*(replace(who, kind="adversarial") for who in panel[:POISONERS]), *panel[POISONERS:])
+    honest = simulated.panel(LABELERS, scores)
+    panel = panel_of(honest) if poisoned else honest
     found = list(simulated.judge(groups, gold, panel, per_group=OVERLAP, overlap=0, seed=seed))
     workspace.add_rankings(found[:LABELS])
 
@@ -177,6 +176,33 @@ def run(root: Path, weeks: int, seed: int, interactions: int) -> dict[str, Any]:
             "tests": len(tests), "each": {k: [round(x, 4) for x in v] for k, v in kept.items()}}
 
 
+def power(workspace: Workspace, week: int, draws: int) -> list[dict[str, Any]]:
+    """How often the verdicts of one poisoned week give a poisoner away, and those of an honest one name anybody, by how
+    many people judge the same answers; the number of verdicts stays. Panels are drawn anew, nothing is trained."""
+    gold, every = Gold(), workspace.groups(f"{NAME}-{week}-answers")
+    honest = simulated.panel(LABELERS, [gold.score(g.prompt, [a.text for a in g.answers]) for g in every])
+    poisoned = panel_of(honest)
+    rows = []
+    for overlap in (2, 3, 5):
+        groups = every[:LABELS // overlap]
+        named: dict[str, list[set[str]]] = {"poisoned": [], "honest": []}
+        for draw in range(draws):
+            for kind, panel in (("poisoned", poisoned), ("honest", honest)):
+                found = list(simulated.judge(groups, gold, panel, per_group=overlap, overlap=0, seed=7000 + draw))
+                seen = trust.report(groups, found).labelers
+                named[kind].append({t.labeler for t in seen if t.action == "quarantine"})
+        bad = {who.name for who in poisoned if who.kind == "adversarial"}
+        rows.append({"overlap": overlap, "groups": len(groups), "draws": draws,
+                     "caught": wilson(sum(bool(n & bad) for n in named["poisoned"]), draws).to_dict(),
+                     "false alarm": wilson(sum(bool(n) for n in named["honest"]), draws).to_dict()})
+    return rows
+
+
+def panel_of(honest: Sequence[simulated.SimulatedLabeler]) -> tuple[simulated.SimulatedLabeler, ...]:
+    """The panel of a poisoned week."""
+    return (*(replace(who, kind="adversarial") for who in honest[:POISONERS]), *honest[POISONERS:])
+
+
 def fifth_over_first(found: Sequence[Mapping[str, Any]], weeks: int) -> dict[str, Any]:
     """The paired difference of adherence between the last honest week and the first, over all seeds' customers."""
     first, last = ([x for run in found for x in run["each"][str(w)]] for w in (1, weeks))
@@ -189,8 +215,11 @@ def main() -> None:
     asked.add_argument("--seeds", type=int, nargs="+", default=[0])
     asked.add_argument("--interactions", type=int, default=0, help="of users in a week")
     asked.add_argument("--root", type=Path, required=True, help="where the workspaces lie; a stopped run goes on")
+    asked.add_argument("--power", type=int, default=0, metavar="DRAWS", help="only: how often a poisoned week shows")
     asked.add_argument("--out", type=Path)
     given = asked.parse_args()
+    if given.power:
+        return print(json.dumps(power(Workspace.open(given.root / f"seed-{given.seeds[0]}"), given.weeks, given.power)))
     found = [run(given.root / f"seed-{seed}", given.weeks, seed, given.interactions) for seed in given.seeds]
     result = {"machine": machine.describe(), "runs": [{k: v for k, v in one.items() if k != "each"} for one in found],
               "fifth over first": fifth_over_first(found, given.weeks)}
