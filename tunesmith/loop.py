@@ -66,7 +66,7 @@ class Week:
     @property
     def seed(self) -> int:
         """Another one in each round."""
-        return self.settings.seed + 1000 * self.round.number
+        return (self.settings.seed + 1000 * self.round.number) % 2**31
 
     @property
     def ranked(self) -> dict[int, str]:
@@ -123,7 +123,7 @@ def collect(week: Week) -> Made:
     settings, workspace = week.settings, week.workspace
     name, groups = week.name("answers"), ceil(settings.labels / settings.overlap)
     again = _again(week, round_half(groups * settings.again))
-    served = _overlap(week, round_half((groups - len(again)) * settings.served)) if settings.interactions else 0
+    served = _with_served(week, round_half((groups - len(again)) * settings.served)) if settings.interactions else 0
     asked = _dataset(week, "prompts", lambda: _unused(week, "prompts", held_out=False)[:groups - len(again) - served])
     how = settings.of("collect", model=week.champion, prompts=asked.name, name=name, answers=settings.answers,
                       seed=week.seed)
@@ -132,7 +132,8 @@ def collect(week: Week) -> Made:
     wanted = project(workspace, name).model_copy(update={"overlap": settings.overlap})
     if project(workspace, name) != wanted:
         set_project(workspace, name, wanted, SHELL)
-    return {"set": name, "groups": len(workspace.groups(name)), "again": len(again), "served": served,
+    total = len(workspace.groups(name))
+    return {"set": name, "groups": total, "again": len(again), "served": total - len(again) - asked.count,
             "by": week.champion}
 
 
@@ -140,8 +141,8 @@ def round_half(x: float) -> int:
     return int(x + 0.5)
 
 
-def _overlap(week: Week, count: int) -> int:
-    """Groups with a served answer among fresh ones; 0 where users left no reactions."""
+def _with_served(week: Week, count: int) -> int:
+    """Put groups with a served answer among fresh ones into the set; how many, 0 where users left no reactions."""
     wanted = OverlapSettings(name=week.name("answers"), model=week.champion, count=max(1, count), seed=week.seed,
                              answers=week.settings.answers, until=week.round.created,
                              max_tokens=week.settings.of("collect", prompts="x").max_tokens)
