@@ -15,10 +15,12 @@ from tunesmith.commands import rounds as commands
 from tunesmith.errors import UserError
 from tunesmith.feedback import drift, simulated
 from tunesmith.feedback.simulated import SimulatedLabeler
-from tunesmith.records import Answer, AnswerGroup, Message, Prompt, Ranking
+from tunesmith.records import Answer, AnswerGroup, Interaction, Message, Prompt, Ranking
 from tunesmith.settings import RoundSettings
 from tunesmith.shop import Judge, Shop
+from tunesmith.store import interactions as log
 from tunesmith.store import loops
+from tunesmith.store.erasure import forget, uses
 from tunesmith.store.workspace import Workspace
 
 
@@ -250,3 +252,26 @@ def test_a_labeler_who_spoils_one_round_is_left_out_of_it_and_holds_the_adoption
     said = [r for r in shop.workspace.rankings("desk-2-answers") if r.labeler != "labeler 0"]
     assert learned and len({g.id for g in learned}) <= len({r.group for r in said})
     assert loops.champion(shop.workspace, "desk").adapter == "desk-1-ppo@1"
+
+
+def test_what_users_asked_and_did_is_learned_from(shop, gate):
+    def served(n):
+        """Two answers shown together; the user took the longer one."""
+        at, pair = f"2026-11-02T10:00:{n:02d}Z", ("a", "a longer answer")
+        ids = (f"{n}", f"{n}.1")
+        chose = {"type": "select_variant", "value": list(ids), "at": at, "id": f"{n}/chose"}
+        return [Interaction(id, (Message("user", f"What does loan {n} cost?"),), Answer(text, "start@1"), (chose,)
+                            if text == pair[1] else (), f"talk {n}", user=f"user {n}", source="serve", created=at,
+                            consent="asked") for id, text in zip(ids, pair)]
+
+    log.add(shop.workspace, [one for n in range(60) for one in served(n)])
+    wanted = settings(gate, labels=120, ask=False, interactions=True, again=0.0, served=0.9,
+                      mine={"min_users": 1, "veto": "none"})
+    found = loop.run(shop, wanted)
+    assert found.steps["collect"]["served"] > 0 and found.steps["collect"]["groups"] > 20
+    people(shop, "desk-1-answers", ("ann", "bob"))
+    done = loop.run(shop, wanted)
+    assert done.status == "adopted" and done.steps["mine"]["comparisons"] == "desk-1-implicit", done.steps["mine"]
+    rows = [g for g in shop.workspace.dataset("desk-1-feedback").rows() if g.source == "implicit"]
+    assert rows and uses(shop.workspace, "desk-1-feedback")
+    assert forget(shop.workspace, "user 3").learned.adapters
