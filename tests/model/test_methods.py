@@ -158,7 +158,8 @@ for folder in map(Path, sys.argv[2:]):
 """
 
 
-@pytest.mark.parametrize("architecture", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_new_process_gets_bit_equal_scores_and_hidden_states(saved, tmp_path, architecture):
     base = with_all(saved[architecture])
     want = []

@@ -290,6 +290,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_new_process_gets_bit_equal_hidden_states(base, tmp_path):
     here, folders = [], [tmp_path / kind for kind in KINDS]
     for kind, folder in zip(KINDS, folders):

@@ -122,7 +122,7 @@ def test_sign_in_a_password_a_key_and_the_team_by_keyboard_alone(stranger, url, 
 
 
 @pytest.mark.parametrize(("size", "scheme"), [
-    ("desk", "light"), ("phone", "dark"),
+    pytest.param("desk", "light", marks=pytest.mark.slow), ("phone", "dark"),
     pytest.param("desk", "dark", marks=pytest.mark.slow), pytest.param("phone", "light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_and_nothing_sticks_out(stranger, signed_url, url, workspace, axe, problems, size, scheme):
     long = "Wilhelmina-Alexandra von und zu Hohenlohe-Schillingsfuerst Abc"

@@ -334,7 +334,7 @@ def test_what_was_written_outlives_a_reload(open_page, workspace):
 
 # ---- what all pages share
 
-@pytest.mark.parametrize("options", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), PHONE], ids=["desktop", "phone"])
 def test_axe_finds_nothing(open_page, workspace, drafts, options):
     page = open_page("/desk", ready=False, **options)
     assert axe(page) == []
