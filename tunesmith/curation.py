@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunesmith import __version__
-from tunesmith.contracts import Progress
 from tunesmith.data import checkup, duplicates, growth, health, rows, selfinstruct, taskfiles
 from tunesmith.data.leakage import Evaluations, Item, Leakage, items, texts_in
 from tunesmith.data.selfinstruct import Made
@@ -44,7 +43,7 @@ from tunesmith.settings import (
     Settings,
     SftSettings,
 )
-from tunesmith.shop import Shop
+from tunesmith.shop import Shop, counted
 from tunesmith.store import desk, privacy
 from tunesmith.store.workspace import Dataset, Workspace
 
@@ -77,7 +76,7 @@ def dedupe(shop: Shop, settings: DedupeSettings) -> Dataset:
     with _scratch(shop) as folder, shop.progress("dedupe") as progress:
         said = (rows.whole(r) for d in (*known, data) for r in d.rows())
         found = duplicates.find(said, folder / "index", settings.threshold,
-                                progress=_counted(progress, before + data.count))
+                                progress=counted(progress, before + data.count))
     twin = found.twin[before:]
     return _publish(shop, data, settings.name, twin < 0, {
         "says what another row says": int((twin >= before).sum()),
@@ -94,7 +93,7 @@ def decontaminate(shop: Shop, settings: DecontaminateSettings) -> tuple[Dataset,
     data = shop.workspace.dataset(settings.data)
     watch = Evaluations(_evaluated(shop, settings.against, settings.files), settings.ngram, settings.share)
     with shop.progress("decontaminate") as progress:
-        count = _counted(progress, data.count)
+        count = counted(progress, data.count)
         clean = np.fromiter((not watch.leaks(rows.texts(r)) for r in _passing(data.rows(), count)), np.bool_)
     made = _publish(shop, data, settings.name, clean, {"holds an evaluation item": watch.found.leaky})
     return made, watch.found
@@ -134,7 +133,7 @@ def check(shop: Shop, settings: HealthSettings) -> Checked:
     with _scratch(shop) as folder, shop.progress("health") as progress:
         found = health.examine(data.name, data.kind, data.rows(), folder / "index", tools, sample=settings.sample,
                                threshold=settings.threshold, seed=settings.seed,
-                               progress=_counted(progress, data.count))
+                               progress=counted(progress, data.count))
     notes = [f"Not looked at: {what} ({cure})." for what, cure in found.not_measured.items()]
     return _written(shop, settings.name or f"health-{data.name}", {
         "title": f"Data health: {data.name}", "verdict": checkup.verdict(found), "notes": notes,
@@ -304,17 +303,6 @@ def _scratch(shop: Shop) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _counted(progress: Progress, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        progress(done, total, {})
-
-    return count
 
 
 def _passing(records: Iterable[Record], count: Callable[[int], None]) -> Iterator[Record]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith import __version__, judging
-from tunesmith.contracts import Progress, Sampling
+from tunesmith.contracts import Sampling
 from tunesmith.errors import UserError
 from tunesmith.evaluate import canaries, outcomes, overoptimisation, rewardmodel, suites
 from tunesmith.evaluate import gate as gates
@@ -26,7 +26,7 @@ from tunesmith.feedback.consensus import is_held_out
 from tunesmith.judgements import comparisons, labelers_agreement
 from tunesmith.records import Answer, Prompt
 from tunesmith.settings import EvaluateSettings
-from tunesmith.shop import Judge, Shop, engine_of, judge, limited
+from tunesmith.shop import Judge, Shop, counted, engine_of, judge, limited
 from tunesmith.statistics import mean_interval
 from tunesmith.store.workspace import Run, Workspace
 
@@ -50,7 +50,7 @@ def answers(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt]) -
     sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed)
     drawn: dict[str, list[Answer]] = {}
     with shop.progress("answers") as progress:
-        count = _counted(progress, len(prompts) * len(names))
+        count = counted(progress, len(prompts) * len(names))
         for spec, same in _by_base(shop.workspace, names, settings.models[0]).items():
             adapters = [n for n in same if n != "base"]
             engine = engine_of(shop.base_of(adapters[0] if adapters else "", spec), shop.workspace, adapters)
@@ -154,11 +154,11 @@ def _compared(shop: Shop, settings: EvaluateSettings, prompts: Sequence[Prompt],
     notes = ["KL is in nats per answer from the model that training began from, on the model's own answers."]
     with shop.progress("judging") as progress:
         if isinstance(who, Judge):
-            comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=_counted(progress, len(prompts)))
+            comparison = compare(prompts, drawn, who.scorer, checks=checks, progress=counted(progress, len(prompts)))
         else:
             pairs = len(prompts) * len(drawn) * (len(drawn) - 1) // 2
             found, more = judging.outcomes(shop, who, prompts, drawn, name=settings.name, folder=folder,
-                                           seed=settings.seed, progress=_counted(progress, pairs))
+                                           seed=settings.seed, progress=counted(progress, pairs))
             comparison, notes = outcomes.comparison(prompts, drawn, found, checks), [*more, *notes]
     notes += [text for m in settings.models for run in _runs(shop.workspace, m)
               if (text := same_measure(settings.judge, run.settings))]
@@ -189,7 +189,7 @@ def _measured(shop: Shop, settings: EvaluateSettings, wanted: Sequence[Suite], f
              for s in wanted}
     rows: dict[str, dict[str, list[Row]]] = {s.name: {} for s in wanted}
     with shop.progress("tests") as progress:
-        count = _counted(progress, len(names) * sum(map(len, items.values())))
+        count = counted(progress, len(names) * sum(map(len, items.values())))
         for spec, same in _by_base(shop.workspace, names, settings.models[0]).items():
             adapters = [n for n in same if n != "base"]
             base = shop.base_of(adapters[0] if adapters else "", spec)
@@ -340,15 +340,3 @@ def divergence(shop: Shop, model: str, prompts: Sequence[Prompt], answers: Seque
     slot = engine_of(base, shop.workspace, [start]).slot(start)
     reference = answer_logprobs(base, slot, prompts, answers, temperature)
     return [sum(a.logprobs) - r for a, r in zip(answers, reference)]
-
-
-def _counted(progress: Progress, total: int) -> Callable[[int], None]:
-    """A callback that takes how many more are done, for one that wants how many in all."""
-    done = 0
-
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        progress(done, total, {})
-
-    return advance

@@ -208,7 +208,7 @@ def _dataset(week: Week, what: str, rows: Callable[[], Sequence[Record]], kind: 
     found = rows()
     if not found:
         raise UserError(f"{week.round}: no {what} are left that no round has used; add a dataset of prompts")
-    if asked := _served(week):
+    if kind == "prompts" and (asked := _served(week)):
         used(week.workspace, name, [asked[p.id][1] for p in found if isinstance(p, Prompt) and p.id in asked])
     return week.workspace.add_dataset(name, kind, found, source=f"round {week.round}")  # type: ignore[arg-type]
 
@@ -233,8 +233,8 @@ def mine(week: Week) -> Made:
     name = week.name("implicit")
     with suppress(NotFound):
         return {"comparisons": week.workspace.dataset(name).name}
-    ranked = tuple(week.ranked.values()) + ((week.name("answers"),) if week.round.number not in week.ranked else ())
-    how = week.settings.of("mine", name=name, ranked=ranked, until=week.round.created, seed=week.seed)
+    how = week.settings.of("mine", name=name, ranked=tuple(week.ranked.values()), until=week.round.created,
+                           seed=week.seed)
     try:
         found = mining.mine(week.shop, how)
     except UserError as e:  # nothing to learn from is no reason to end the round

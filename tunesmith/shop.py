@@ -129,3 +129,15 @@ def limited(dataset: Dataset, limit: int) -> list[Prompt]:
         raise UserError(f"{dataset.name} holds {dataset.kind}, not prompts")
     prompts = list(dataset.rows())
     return prompts[:limit] if limit else prompts
+
+
+def counted(progress: Progress, total: int) -> Callable[[int], None]:
+    """A callback that takes how many more are done, for one that wants how many in all."""
+    done = 0
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(done, total, {})
+
+    return advance

@@ -27,6 +27,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from tunesmith.feedback.ability import Z95
 from tunesmith.feedback.agreement import agreement
 from tunesmith.feedback.consensus import is_held_out
 from tunesmith.feedback.groups import pairs
@@ -41,7 +42,6 @@ FEWEST = 10
 """Groups that judge and people must share before a judge counts at all."""
 SURE = 0.98
 """A judge is never taken to be surer than this."""
-Z95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
