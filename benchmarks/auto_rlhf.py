@@ -1,6 +1,7 @@
 """Preferences from users' reactions against rankings by people: how much of the gain do they reach?
 
     python -m benchmarks.auto_rlhf --seeds 0 1 --split test --out docs/results
+    python -m benchmarks.auto_rlhf --seeds 1 --contrary --workspaces workspace/contrary --out docs/results
 
 Three arms start from one SFT model of the loan desk and end in a policy, by the same reward model and PPO settings:
 
@@ -9,8 +10,9 @@ Three arms start from one SFT model of the loan desk and end in a policy, by the
     fixed        the same interactions, reactions weighed by guesses (`signals.GUESSES`)
 
 The overlap's rankings only calibrate; no reward model sees them. What people, users and labelers do is simulated
-(`quickstart.users`, `feedback.simulated`); the judge is the gold rubric, which no training reads. Every step leaves its
-result in the workspace and is passed over when it is there, so a killed run goes on; `--only` does some of the steps.
+(`quickstart.users`, `feedback.simulated`); the judge is the gold rubric, which no training reads. With `--contrary`
+users have habits that no guess fits (`reactions.CONTRARY`). Every step leaves its result in the workspace and is passed
+over when it is there, so a killed run goes on; `--only` does some of the steps.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.quickstart import machine
+from benchmarks.reactions import CONTRARY
 from tunesmith import evaluation, mining, rounds
 from tunesmith.contracts import Sampling
 from tunesmith.evaluate import compare
@@ -236,16 +240,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--split", choices=["dev", "test"], default="test")
     parser.add_argument("--workspaces", type=Path, default=Path("workspace/auto-rlhf"))
+    parser.add_argument("--contrary", action="store_true", help="users whose habits no guess fits")
     parser.add_argument("--only", nargs="*", default=[], help=f"of {', '.join(name for name, _, _ in STEPS)}")
     parser.add_argument("--out", type=Path, help="write the figures of all seeds there")
     arguments = parser.parse_args()
     roots = {seed: arguments.workspaces / f"seed-{seed}" for seed in arguments.seeds}
-    for seed, root in roots.items():
-        run(root, seed, arguments.split, arguments.only)
+    with patch.object(users, "HABITS", {**users.HABITS, **(CONTRARY if arguments.contrary else {})}):
+        for seed, root in roots.items():
+            run(root, seed, arguments.split, arguments.only)
     if arguments.out:
         result = collect(roots, arguments.split)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "auto_rlhf.json").write_text(json.dumps(result, indent=1))
+        (arguments.out / f"auto_rlhf{'_contrary' if arguments.contrary else ''}.json").write_text(json.dumps(result, indent=1))
         print(json.dumps({k: result[k] for k in ("pairs", "best of four", "policies") if k in result}, indent=1))
 
 

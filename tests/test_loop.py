@@ -269,6 +269,9 @@ def test_what_users_asked_and_did_is_learned_from(shop, gate):
                       mine={"min_users": 1, "veto": "none"})
     found = loop.run(shop, wanted)
     assert found.steps["collect"]["served"] > 0 and found.steps["collect"]["groups"] > 20
+    groups = shop.workspace.groups("desk-1-answers")
+    assert not any(loop._is_held_out(g.prompt, wanted.held_out) for g in groups)
+    assert len({g.prompt.id for g in groups}) == len(groups) == 60  # nobody is asked twice about what was served
     people(shop, "desk-1-answers", ("ann", "bob"))
     done = loop.run(shop, wanted)
     assert done.status == "adopted" and done.steps["mine"]["comparisons"] == "desk-1-implicit", done.steps["mine"]

@@ -167,6 +167,8 @@ def test_the_overlap_takes_rare_reactions_and_choices(shop):
     assert sum(e.signals.get("resolved", 0) < 0 for e in chosen) >= 8  # one in ten of the log
     fresh = [Answer("f"), Answer("f"), Answer("g")]
     two, one = (overlap.group(next(e for e in found if len(e.answers) == k), fresh, 4) for k in (2, 1))
+    choice = next(e for e in found if len(e.answers) == 2)
+    assert [a.text for a in overlap.group(choice, fresh, 4, pairs_alone=False).answers[2:]] == ["f", "g"]
     assert len(two.answers) == 2 and [a.text for a in one.answers[1:]] == ["f", "g"]
 
 

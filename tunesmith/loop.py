@@ -124,7 +124,7 @@ def collect(week: Week) -> Made:
     name, groups = week.name("answers"), ceil(settings.labels / settings.overlap)
     again = _again(week, round_half(groups * settings.again))
     served = _with_served(week, round_half((groups - len(again)) * settings.served)) if settings.interactions else 0
-    asked = _dataset(week, "prompts", lambda: _unused(week, "prompts", held_out=False)[:groups - len(again) - served])
+    asked = _dataset(week, "prompts", lambda: _unasked(week, name)[:groups - len(again) - served])
     how = settings.of("collect", model=week.champion, prompts=asked.name, name=name, answers=settings.answers,
                       seed=week.seed)
     rounds.collect(week.shop, how)
@@ -142,12 +142,13 @@ def round_half(x: float) -> int:
 
 
 def _with_served(week: Week, count: int) -> int:
-    """Put groups with a served answer among fresh ones into the set; how many, 0 where users left no reactions."""
+    """Put groups with a served answer among fresh ones into the set; how many, 0 where users left no reactions. Only
+    prompts that may teach: what people say of these tells what reactions are worth, and trains the reward model too."""
     wanted = OverlapSettings(name=week.name("answers"), model=week.champion, count=max(1, count), seed=week.seed,
-                             answers=week.settings.answers, until=week.round.created,
+                             answers=week.settings.answers, until=week.round.created, pairs_alone=False,
                              max_tokens=week.settings.of("collect", prompts="x").max_tokens)
     with suppress(UserError):
-        mining.overlap(week.shop, wanted)
+        mining.overlap(week.shop, wanted, lambda prompt: not _is_held_out(prompt, week.settings.held_out))
         return len(week.workspace.groups(wanted.name))
     return 0
 
@@ -198,6 +199,13 @@ def _unused(week: Week, what: str, held_out: bool) -> list[Prompt]:
         with suppress(NotFound):
             gone.update(p.id for p in week.workspace.dataset(week.name(what, number)).rows())
     return [p for p in _pool(week) if _is_held_out(p, week.settings.held_out) == held_out and p.id not in gone]
+
+
+def _unasked(week: Week, name: str) -> list[Prompt]:
+    """Prompts that may teach and that people were not asked about, be it with a served answer, now or earlier."""
+    asked = {g.prompt.id for n in (*week.ranked.values(), name) if n in set_names(week.workspace)
+             for g in week.workspace.groups(n)}
+    return [p for p in _unused(week, "prompts", held_out=False) if p.id not in asked]
 
 
 def _dataset(week: Week, what: str, rows: Callable[[], Sequence[Record]], kind: str = "prompts") -> Dataset:

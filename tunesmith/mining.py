@@ -7,7 +7,7 @@ say what to train again when a user wants to be forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from tunesmith.feedback import overlap as overlapping
 from tunesmith.feedback.implicit import Worth
 from tunesmith.feedback.signals import Evidence
 from tunesmith.judgements import comparisons
-from tunesmith.records import AnswerGroup, Interaction
+from tunesmith.records import AnswerGroup, Interaction, Prompt
 from tunesmith.settings import MineSettings, OverlapSettings
 from tunesmith.settings.mining import Logged
 from tunesmith.shop import Shop, engine_of, judge
@@ -84,9 +84,11 @@ def mine(shop: Shop, settings: MineSettings) -> Mined:
                  figures)
 
 
-def overlap(shop: Shop, settings: OverlapSettings) -> int:
-    """Logged answers -> a set to rank, chosen by `feedback.overlap`; how many groups are new."""
-    chosen = overlapping.choose(_found(shop.workspace, settings), settings.count, settings.seed)
+def overlap(shop: Shop, settings: OverlapSettings, among: Callable[[Prompt], bool] = lambda prompt: True) -> int:
+    """Logged answers to prompts `among` which to choose -> a set to rank, chosen by `feedback.overlap`; how many groups
+    are new."""
+    found = [e for e in _found(shop.workspace, settings) if among(e.prompt)]
+    chosen = overlapping.choose(found, settings.count, settings.seed)
     engine = engine_of(shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     new = 0
     with shop.progress("overlap") as progress:
@@ -95,8 +97,8 @@ def overlap(shop: Shop, settings: OverlapSettings) -> int:
             sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed + start)
             fresh = engine.sample([e.prompt.messages for e in part], sampling, n=settings.answers - 1,
                                   model=settings.model)
-            new += shop.workspace.add_groups(settings.name, [overlapping.group(e, more, settings.answers)
-                                                             for e, more in zip(part, fresh, strict=True)])
+            new += shop.workspace.add_groups(settings.name, [overlapping.group(
+                e, more, settings.answers, settings.pairs_alone) for e, more in zip(part, fresh, strict=True)])
             progress(start + len(part), len(chosen), {})
     used(shop.workspace, settings.name, {id for e in chosen for id in e.interactions})
     return new

@@ -24,9 +24,10 @@ def choose(found: Sequence[Evidence], count: int, seed: int = 0) -> list[Evidenc
     return [*double, *_spread(single, count - len(double), seed)]
 
 
-def group(e: Evidence, fresh: Sequence[Answer], count: int) -> AnswerGroup:
-    """A logged answer among fresh ones, those with the same text once; two that users chose between stay alone."""
-    texts = {a.text: a for a in (e.answers if len(e.answers) == 2 else (*e.answers, *fresh))}
+def group(e: Evidence, fresh: Sequence[Answer], count: int, pairs_alone: bool = True) -> AnswerGroup:
+    """Logged answers among fresh ones, those with the same text once; with `pairs_alone` two that a user chose between
+    stay by themselves."""
+    texts = {a.text: a for a in (e.answers if pairs_alone and len(e.answers) == 2 else (*e.answers, *fresh))}
     return AnswerGroup(e.prompt, tuple(texts.values())[:count])
 
 

@@ -66,6 +66,8 @@ class OverlapSettings(Logged):
     base: str = Field("", description="needed only without a model")
     count: int = Field(100, ge=1, description="logged answers that are taken, rare reactions first")
     answers: int = Field(4, ge=2, le=9, description="answers per prompt, the logged one among them")
+    pairs_alone: bool = Field(True, description="two answers that a user chose between are ranked by themselves, which "
+                              "is quick; no: among fresh ones, which teaches a reward model more")
     max_tokens: int = Field(128, ge=1)
     temperature: float = Field(1.0, gt=0)
     seed: int = Field(0, ge=0, le=2**31 - 1)
