@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# Tests run one thread per process: small tensors lose more to waiting than they gain.
+# Tests run one thread per process: small tensors lose more to waiting than they gain. Three processes keep two cores
+# busy while one waits for a browser.
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -19,8 +20,8 @@ install: $(VENV)/.installed  ## Tunesmith and its pinned dependencies into .venv
 quickstart: install  ## the whole loop on the built-in loan desk, then the report
 	$(BIN)/tunesmith quickstart $(ARGS)
 
-test: lint types  ## linter, types and the default tests, on two processes
-	$(PYTEST) --numprocesses 2 --dist loadfile $(ARGS)
+test: lint types  ## linter, types and the default tests, on three processes
+	$(PYTEST) --numprocesses 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.tools  ## ruff
 	$(BIN)/ruff check .

@@ -3,16 +3,18 @@
     python -m benchmarks.auto_rlhf --seeds 0 1 --split test --out docs/results
     python -m benchmarks.auto_rlhf --seeds 1 --contrary --workspaces workspace/contrary --out docs/results
 
-Three arms start from one SFT model of the loan desk and end in a policy, by the same reward model and PPO settings:
+Five arms start from one SFT model of the loan desk and end in a policy, by the same reward model and PPO settings:
 
     rankings     500 prompts, four answers each, one ranking by one of 20 simulated labelers (two agree on 73% of pairs)
     calibrated   5,000 simulated interactions, reactions weighed by rankings of a small overlap (`tunesmith mine`)
     fixed        the same interactions, reactions weighed by guesses (`signals.GUESSES`)
+    overlap      the rankings of that overlap alone
+    both         calibrated reactions, and the rankings that calibrated them (`tunesmith mine --with-ranked`)
 
-The overlap's rankings only calibrate; no reward model sees them. What people, users and labelers do is simulated
-(`quickstart.users`, `feedback.simulated`); the judge is the gold rubric, which no training reads. With `--contrary`
-users have habits that no guess fits (`reactions.CONTRARY`). Every step leaves its result in the workspace and is passed
-over when it is there, so a killed run goes on; `--only` does some of the steps.
+In the arms "calibrated" and "fixed" no reward model sees the overlap's rankings. What people, users and labelers do is
+simulated (`quickstart.users`, `feedback.simulated`); the judge is the gold rubric, which no training reads. With
+`--contrary` users have habits that no guess fits (`reactions.CONTRARY`). Every step leaves its result in the workspace
+and is passed over when it is there, so a killed run goes on; `--only` does some of the steps.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ from tunesmith.store import interactions as log
 from tunesmith.store.sets import set_names
 from tunesmith.store.workspace import Workspace
 
-ARMS = ("rankings", "calibrated", "fixed")
+ARMS = ("rankings", "calibrated", "fixed", "overlap", "both")
+MINED = ("calibrated", "fixed", "both")
 RANKED, INTERACTIONS, OVERLAP, UPDATES, HELD_OUT = 500, 5000, 300, 25, 480
 PLAN = story.Plan(ranked=RANKED, customers=UPDATES * 64, held_out=HELD_OUT, rankings=1)
 BATCH, CHOSEN = 64, 300
@@ -99,16 +102,18 @@ def write(engine: Any, seed: int, conversations: Sequence[Conversation], n: int)
     return out
 
 
-def mine(shop: Shop, seed: int, split: str) -> None:
-    for arm, ranked in (("calibrated", ("overlap",)), ("fixed", ())):
-        found = mining.mine(shop, MineSettings(name=arm, weights=arm, ranked=ranked, seed=seed))  # type: ignore[arg-type]
-        (shop.workspace.root / f"mined-{arm}.json").write_text(json.dumps(found.figures, indent=1))
+def mine(arm: str, shop: Shop, seed: int, split: str) -> None:
+    guessed = arm == "fixed"
+    found = mining.mine(shop, MineSettings(
+        name=arm, weights="fixed" if guessed else "calibrated", ranked=() if guessed else ("overlap",),
+        with_ranked=arm == "both", seed=seed))
+    (shop.workspace.root / f"mined-{arm}.json").write_text(json.dumps(found.figures, indent=1))
 
 
 def reward(arm: str, shop: Shop, seed: int, split: str) -> None:
-    ranked = arm == "rankings"
+    ranked = arm in ("rankings", "overlap")
     rounds.reward(shop, RewardSettings(
-        model="sft", comparisons="ranked" if ranked else arm, name=f"reward-{arm}", seed=seed,
+        model="sft", comparisons="ranked" if arm == "rankings" else arm, name=f"reward-{arm}", seed=seed,
         epochs=3 if ranked else 1, consensus="ability" if ranked else "none", batch=16, lr=1e-3, threads=1))
 
 
@@ -145,15 +150,30 @@ def has(name: str) -> Callable[[Workspace], bool]:
     return lambda workspace: workspace.find_adapter(name) is not None
 
 
+def mined(arm: str, workspace: Workspace) -> bool:
+    return (workspace.root / f"mined-{arm}.json").exists()
+
+
+def chosen(workspace: Workspace) -> bool:
+    """By all arms, also those that came later."""
+    file = workspace.root / "chosen.json"
+    return file.exists() and set(ARMS) <= set(json.loads(file.read_text())["rewards"])
+
+
+def judged(workspace: Workspace) -> bool:
+    file = workspace.root / "reports" / "held-out" / "comparison.jsonl"
+    return file.exists() and {f"ppo-{arm}" for arm in ARMS} <= set(compare.load(file).models)
+
+
 STEPS: list[Step] = [
     ("sft", sft, has("sft")),
     ("rank", rank, lambda w: "ranked" in set_names(w) and len(w.rankings("ranked")) >= 0.9 * RANKED),
     ("interact", interact, lambda w: "overlap" in set_names(w) and bool(w.rankings("overlap"))),
-    ("mine", mine, lambda w: (w.root / "mined-fixed.json").exists()),
+    *((f"mine-{arm}", partial(mine, arm), partial(mined, arm)) for arm in MINED),
     *(step for arm in ARMS for step in ((f"reward-{arm}", partial(reward, arm), has(f"reward-{arm}")),
                                         (f"ppo-{arm}", partial(ppo, arm), has(f"ppo-{arm}")))),
-    ("choose", choose, lambda w: (w.root / "chosen.json").exists()),
-    ("judge", judge, lambda w: (w.root / "reports" / "held-out" / "report.json").exists()),
+    ("choose", choose, chosen),
+    ("judge", judge, judged),
 ]
 
 
@@ -173,7 +193,7 @@ def collect(roots: dict[int, Path], split: str) -> dict[str, Any]:
     result: dict[str, Any] = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "split": split,
                               "seeds": list(roots), "machine": machine(), "mined": {}, "rewards": {}}
     for seed, root in roots.items():
-        result["mined"][seed] = {arm: json.loads((root / f"mined-{arm}.json").read_text()) for arm in ARMS[1:]}
+        result["mined"][seed] = {arm: json.loads((root / f"mined-{arm}.json").read_text()) for arm in MINED}
         with Workspace.open(root) as workspace:
             result["rewards"][seed] = {r.settings["name"]: {k: r.summary[k] for k in ("seconds", "groups", "held_out")}
                                        for r in workspace.runs() if r.command == "reward" and "held_out" in r.summary}
@@ -202,7 +222,7 @@ def best_of(drawn: dict[str, Any], key: str) -> dict[str, Floats]:
     """By arm: what the answer that its reward model likes best is worth; "sft": the mean of the four."""
     value = np.array(drawn[key])
     rows = np.arange(len(value))
-    return {"sft": value.mean(1), **{arm: value[rows, np.argmax(drawn["rewards"][arm], axis=1)] for arm in ARMS}}
+    return {"sft": value.mean(1), **{arm: value[rows, np.argmax(r, axis=1)] for arm, r in drawn["rewards"].items()}}
 
 
 def policies(found: compare.Comparison, key: str) -> dict[str, Floats]:
@@ -216,8 +236,8 @@ def compared(seeds: Sequence[dict[str, Floats]]) -> dict[str, Any]:
     there = [arm for arm in ARMS if all(arm in s for s in seeds)]
     return {"mean": {arm: [float(s[arm].mean()) for s in seeds] for arm in ("sft", *there)},
             "share": {arm: share(seeds, arm) for arm in there[1:]},
-            "calibrated over": {arm: bootstrap_mean(np.concatenate([s["calibrated"] - s[arm] for s in seeds])).to_dict()
-                                for arm in there if arm != "calibrated"}}
+            **{f"{one} over": {arm: bootstrap_mean(np.concatenate([s[one] - s[arm] for s in seeds])).to_dict()
+                               for arm in there if arm != one} for one in ("calibrated", "both") if one in there}}
 
 
 def share(seeds: Sequence[dict[str, Floats]], arm: str, resamples: int = 2000) -> dict[str, Any]:
@@ -251,7 +271,8 @@ def main() -> None:
     if arguments.out:
         result = collect(roots, arguments.split)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / f"auto_rlhf{'_contrary' if arguments.contrary else ''}.json").write_text(json.dumps(result, indent=1))
+        name = "auto_rlhf_contrary.json" if arguments.contrary else "auto_rlhf.json"
+        (arguments.out / name).write_text(json.dumps(result, indent=1))
         print(json.dumps({k: result[k] for k in ("pairs", "best of four", "policies") if k in result}, indent=1))
 
 
