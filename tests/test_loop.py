@@ -19,7 +19,7 @@ from tunesmith.records import Answer, AnswerGroup, Interaction, Message, Prompt,
 from tunesmith.settings import RoundSettings
 from tunesmith.shop import Judge, Shop
 from tunesmith.store import interactions as log
-from tunesmith.store import loops
+from tunesmith.store import loops, team
 from tunesmith.store.erasure import forget, uses
 from tunesmith.store.workspace import Workspace
 
@@ -276,5 +276,41 @@ def test_what_users_asked_and_did_is_learned_from(shop, gate):
     done = loop.run(shop, wanted)
     assert done.status == "adopted" and done.steps["mine"]["comparisons"] == "desk-1-implicit", done.steps["mine"]
     rows = [g for g in shop.workspace.dataset("desk-1-feedback").rows() if g.source == "implicit"]
-    assert rows and uses(shop.workspace, "desk-1-feedback")
+    told = {p for g in shop.workspace.dataset("desk-1-feedback").rows() for p in [g.prompt.messages]}
+    behind = {one.id for one in log.interactions(shop.workspace) if one.messages in told}
+    assert rows and behind and behind <= set(uses(shop.workspace, "desk-1-feedback"))
     assert forget(shop.workspace, "user 3").learned.adapters
+
+
+def test_all_that_is_asked_about_may_be_what_was_served(shop, gate):
+    at = "2026-11-02T10:00:00Z"
+    log.add(shop.workspace, [
+        Interaction(f"{n}", (Message("user", f"What does loan {n} cost?" + " please" * (999 * (n == 0))),), Answer(
+            f"It costs {n}.", "start@1"), ({"type": "thumb", "value": 1, "at": at, "id": f"{n}/up"},), f"talk {n}",
+            user=f"user {n}", source="serve", created=at, consent="asked") for n in range(30)])
+    found = loop.run(shop, settings(gate, interactions=True, again=0.0, served=1.0))
+    assert "12 more verdicts" in found.waits and found.steps["collect"]["served"] == 6
+
+
+def test_a_round_goes_on_without_those_who_judged_before(shop, gate):
+    loop.run(shop, settings(gate, ask=False))
+    people(shop, "desk-1-answers")
+    assert loop.run(shop, settings(gate, ask=False)).status == "adopted"
+    add_week(shop, 2)
+    loop.run(shop, settings(gate, ask=False))
+    people(shop, "desk-2-answers", ("cid", "dan"))
+    for who in ("ann", "bob"):
+        team.quarantine(shop.workspace, who, "cheats", "me")
+    done = loop.run(shop, settings(gate, ask=False))
+    assert done.status == "adopted" and done.steps["check"]["drift"] == {}
+
+
+def test_a_reward_model_does_not_build_on_a_round_that_was_taken_back(shop, gate):
+    for number in (1, 2):
+        loop.run(shop, settings(gate, ask=False))
+        people(shop, f"desk-{number}-answers")
+        loop.run(shop, settings(gate, ask=False))
+        add_week(shop, number + 1)
+        if number == 1:
+            loops.roll_back(shop.workspace, "desk", "me")
+    assert shop.workspace.adapter("desk-2-reward").lineage["parents"]["model"] == "start@1"

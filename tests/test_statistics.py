@@ -162,3 +162,10 @@ def test_auc_by_hand():
     assert st.auc([.1, .4, .35, .8], [0, 0, 1, 1]) == 0.75
     assert st.auc([.1, .4, .35, .8], [1, 1, 0, 0]) == 0.25
     assert st.auc([1, 1], [0, 1]) == 0.5
+
+
+def test_auc_of_kinds_that_do_not_mix_is_not_sure_from_two():
+    two = st.auc_interval([0, 1], [0, 1], ["a", "b"], level=0.9)
+    assert (two.value, two.n) == (1.0, 2) and two.low < 0.5
+    many = st.auc_interval([0] * 30 + [1] * 30, [1] * 30 + [0] * 30, range(60))
+    assert many.value == 0 and 0.05 < many.high < 0.2

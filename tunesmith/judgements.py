@@ -29,7 +29,7 @@ def comparisons(workspace: Workspace, name: str, without: Sequence[str] = ()) ->
         UserError: nobody has ranked yet, or only people who are left out; or `without` names somebody who did not.
     """
     if name in set_names(workspace):
-        groups = _ranked(workspace, name, without)
+        groups = said(workspace, name, without)
         if not groups:
             out = {*without, *quarantined(workspace)}
             why = f" (left out: {', '.join(sorted(out))})" if out else ""
@@ -43,8 +43,8 @@ def comparisons(workspace: Workspace, name: str, without: Sequence[str] = ()) ->
     return [g for g in rows if g.labeler not in without]
 
 
-def _ranked(workspace: Workspace, name: str, without: Sequence[str]) -> list[AnswerGroup]:
-    """What is said of a set's groups by those who are not left out; empty if that is nobody."""
+def said(workspace: Workspace, name: str, without: Sequence[str] = ()) -> list[AnswerGroup]:
+    """What people said of a set's groups, as in `comparisons`; empty if all of them are left out."""
     rankings, tests = workspace.rankings(name), gold(workspace, name)
     _known_labelers(without, {r.labeler for r in rankings}, name)
     groups = [g for g in workspace.groups(name) if g.id not in tests]
@@ -125,4 +125,4 @@ def labelers_agreement(workspace: Workspace, name: str, without: Sequence[str] =
     """How often two labelers of these comparisons agreed; of nothing, where no two judged the same group or all are in
     quarantine by now."""
     of_set = name in set_names(workspace)
-    return agreement(_ranked(workspace, name, without) if of_set else comparisons(workspace, name, without)).percent
+    return agreement(said(workspace, name, without) if of_set else comparisons(workspace, name, without)).percent

@@ -10,7 +10,7 @@ there; the reward model goes on from the last round's.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -22,7 +22,7 @@ from tunesmith.errors import NotFound, Unjudged, UserError, nearest
 from tunesmith.evaluate import gate as gates
 from tunesmith.evaluate.gate import Gate, Rule
 from tunesmith.feedback import consensus, drift, trust
-from tunesmith.judgements import comparisons
+from tunesmith.judgements import said
 from tunesmith.records import AnswerGroup, Prompt, Record, fingerprint
 from tunesmith.settings import OverlapSettings, RoundSettings
 from tunesmith.shop import Shop
@@ -124,16 +124,19 @@ def collect(week: Week) -> Made:
     name, groups = week.name("answers"), ceil(settings.labels / settings.overlap)
     again = _again(week, round_half(groups * settings.again))
     served = _with_served(week, round_half((groups - len(again)) * settings.served)) if settings.interactions else 0
-    asked = _dataset(week, "prompts", lambda: _unasked(week, name)[:groups - len(again) - served])
-    how = settings.of("collect", model=week.champion, prompts=asked.name, name=name, answers=settings.answers,
-                      seed=week.seed)
-    rounds.collect(week.shop, how)
+    room, asked = groups - len(again) - served, 0
+    if room > 0 or any(d.name == week.name("prompts") for d in workspace.datasets()):
+        prompts = _dataset(week, "prompts", lambda: _unasked(week, name)[:room])
+        used(workspace, name, uses(workspace, prompts.name))
+        rounds.collect(week.shop, settings.of("collect", model=week.champion, prompts=prompts.name, name=name,
+                                              answers=settings.answers, seed=week.seed))
+        asked = prompts.count
     workspace.add_groups(name, again)
     wanted = project(workspace, name).model_copy(update={"overlap": settings.overlap})
     if project(workspace, name) != wanted:
         set_project(workspace, name, wanted, SHELL)
     total = len(workspace.groups(name))
-    return {"set": name, "groups": total, "again": len(again), "served": total - len(again) - asked.count,
+    return {"set": name, "groups": total, "again": len(again), "served": total - len(again) - asked,
             "by": week.champion}
 
 
@@ -148,7 +151,7 @@ def _with_served(week: Week, count: int) -> int:
                              answers=week.settings.answers, until=week.round.created, pairs_alone=False,
                              max_tokens=week.settings.of("collect", prompts="x").max_tokens)
     with suppress(UserError):
-        mining.overlap(week.shop, wanted, lambda prompt: not _is_held_out(prompt, week.settings.held_out))
+        mining.overlap(week.shop, wanted, lambda p: not _is_held_out(p, week.settings.held_out) and _fits(week, p))
         return len(week.workspace.groups(wanted.name))
     return 0
 
@@ -171,7 +174,7 @@ def _pool(week: Week) -> list[Prompt]:
     for pattern in patterns:
         if not any(fnmatchcase(d.name, pattern) for d in datasets):
             raise UserError(f'no dataset of prompts is named "{pattern}"{nearest(pattern, [d.name for d in datasets])}')
-    found = dict(reversed([(id, p) for id, (p, _) in _served(week).items()]))
+    found = {id: p for id, (p, _) in reversed(_served(week).items()) if _fits(week, p)}
     for dataset in reversed(datasets):
         if any(fnmatchcase(dataset.name, p) for p in patterns):
             rows = sorted(dataset.rows(), key=lambda p: fingerprint([week.settings.seed, p.id]))
@@ -179,12 +182,21 @@ def _pool(week: Week) -> list[Prompt]:
     return list(found.values())
 
 
-def _served(week: Week) -> dict[str, tuple[Prompt, str]]:
-    """What users of served models asked, with the id of the interaction, by the prompt's id."""
-    if not week.settings.interactions:
-        return {}
-    return {p.id: (p, one.id) for one in interactions(week.workspace) if not one.holdout
-            for p in [Prompt(one.messages, domain="served")]}
+def _served(week: Week) -> dict[str, tuple[Prompt, list[str]]]:
+    """What users of served models asked, with the ids of the interactions, by the prompt's id."""
+    found: dict[str, tuple[Prompt, list[str]]] = {}
+    for one in interactions(week.workspace) if week.settings.interactions else ():
+        if not one.holdout:
+            prompt = Prompt(one.messages, domain="served")
+            found.setdefault(prompt.id, (prompt, []))[1].append(one.id)
+    return found
+
+
+def _fits(week: Week, prompt: Prompt) -> bool:
+    """Whether the model can read what a user asked, and has room for an answer."""
+    base = week.shop.base_of(week.champion)
+    answer = week.settings.of("collect", prompts="x").max_tokens
+    return len(base.chat.prompt(prompt.messages)) + answer <= base.context
 
 
 def _is_held_out(prompt: Prompt, share: float) -> bool:
@@ -208,8 +220,10 @@ def _unasked(week: Week, name: str) -> list[Prompt]:
     return [p for p in _unused(week, "prompts", held_out=False) if p.id not in asked]
 
 
-def _dataset(week: Week, what: str, rows: Callable[[], Sequence[Record]], kind: str = "prompts") -> Dataset:
-    """What an earlier try of this step published, or what `rows` finds now."""
+def _dataset(week: Week, what: str, rows: Callable[[], Sequence[Record]], kind: str = "prompts",
+             made_of: Sequence[str] = ()) -> Dataset:
+    """What an earlier try of this step published, or what `rows` finds now, `made_of` these sets and datasets. Which
+    interactions are behind it is noted first: what was published without that could not be found again."""
     name = week.name(what)
     with suppress(NotFound):
         return week.workspace.dataset(name)
@@ -217,7 +231,10 @@ def _dataset(week: Week, what: str, rows: Callable[[], Sequence[Record]], kind: 
     if not found:
         raise UserError(f"{week.round}: no {what} are left that no round has used; add a dataset of prompts")
     if kind == "prompts" and (asked := _served(week)):
-        used(week.workspace, name, [asked[p.id][1] for p in found if isinstance(p, Prompt) and p.id in asked])
+        used(week.workspace, name, [id for p in found if isinstance(p, Prompt) and p.id in asked
+                                    for id in asked[p.id][1]])
+    for source in made_of:
+        used(week.workspace, name, uses(week.workspace, source))
     return week.workspace.add_dataset(name, kind, found, source=f"round {week.round}")  # type: ignore[arg-type]
 
 
@@ -243,8 +260,9 @@ def mine(week: Week) -> Made:
         return {"comparisons": week.workspace.dataset(name).name}
     how = week.settings.of("mine", name=name, ranked=tuple(week.ranked.values()), until=week.round.created,
                            seed=week.seed)
+    always, now = _suspects(week, list(week.ranked)), _suspects(week, [week.round.number])
     try:
-        found = mining.mine(week.shop, how)
+        found = mining.mine(week.shop, how, [g for _, g in _judged(week, always, now)])
     except UserError as e:  # nothing to learn from is no reason to end the round
         return {"comparisons": "", "why": str(e)}
     if found.refused and found.figures["spots"]["verdicts"] < how.require_spots:
@@ -260,8 +278,8 @@ def check(week: Week) -> Made:
     somebody else has taken) of this one.
     """
     always, now = _suspects(week, list(week.ranked)), _suspects(week, [week.round.number])
-    judged = [(n, g) for n, g in _judged(week) if g.labeler not in {*always, *(now if n == week.round.number else ())}]
-    found, mined = drift.drift(drift.meetings(judged), week.seed), week.round.steps["mine"]
+    found = drift.drift(drift.meetings(_judged(week, always, now)), week.seed)
+    mined = week.round.steps["mine"]
     holds = [f"{who} looks as if they spoil the data ({why[0]}): their verdicts are left out of "
              f"{'all rounds' if who in always else 'this round'}" for who, why in {**now, **always}.items()]
     holds += [mined["refused"]] if mined.get("refused") else []
@@ -286,15 +304,17 @@ def _suspects(week: Week, numbers: Sequence[int]) -> dict[str, list[str]]:
 def _contradicted(mined: Made) -> list[str]:
     """What users say that is the opposite of what people prefer, for sure."""
     every = {**mined.get("single", {}).get("signals", {}), **mined.get("double", {}).get("signals", {})}
-    return [name for name, signal in every.items() if name in SAID and (signal["auc"]["high"] or 1.0) < 0.5]
+    return [name for name, signal in every.items()
+            if name in SAID and signal["auc"]["value"] is not None and signal["auc"]["high"] < 0.5]
 
 
-def _judged(week: Week) -> list[tuple[int, AnswerGroup]]:
-    """(round, what one labeler said of one group), of this round and all before; nothing of those who are left out."""
-    rounds = {r.number: r for r in loops.rounds(week.workspace, week.settings.name)}
-    always = set(week.round.steps.get("check", {}).get("suspects", ()))
-    return [(number, g) for number, name in week.ranked.items() for g in comparisons(week.workspace, name)
-            if g.labeler not in always | set(rounds[number].steps.get("check", {}).get("suspects now", ()))]
+def _judged(week: Week, always: Collection[str], now: Collection[str]) -> list[tuple[int, AnswerGroup]]:
+    """(round, what one labeler said of one group), of this round and all before; nothing of those who are left out
+    always, of this round `now`, or of an earlier one then."""
+    out = {r.number: {*always, *r.steps.get("check", {}).get("suspects now", ())}
+           for r in loops.rounds(week.workspace, week.settings.name)} | {week.round.number: {*always, *now}}
+    return [(number, g) for number, name in week.ranked.items() for g in said(week.workspace, name)
+            if g.labeler not in out[number]]
 
 
 # ---- reward, ppo: what is learned from it
@@ -306,9 +326,11 @@ def feedback(week: Week) -> list[AnswerGroup]:
     share = week.settings.held_out
     checked = week.round.steps["check"]
     weights = checked["drift"].get("weights", {})
-    said = [replace(g, weight=g.weight * weights.get(str(n), 1.0))
-            for n, g in _judged(week) if not _is_held_out(g.prompt, share)]
-    agreed = consensus.agree(said, "ability").groups
+    judged = [replace(g, weight=g.weight * weights.get(str(n), 1.0))
+              for n, g in _judged(week, checked["suspects"], checked["suspects now"])
+              if not _is_held_out(g.prompt, share)]
+    measured = week.settings.of("reward", comparisons="x", name="x").held_out
+    agreed = consensus.agree(judged, "ability", held_out=measured).groups
     if implicit := week.round.steps["mine"]["comparisons"]:
         known = {(g.prompt.id, a.text) for g in agreed for a in g.answers}
         agreed += [g for g in week.workspace.dataset(implicit).rows() if not _is_held_out(g.prompt, share)
@@ -318,9 +340,9 @@ def feedback(week: Week) -> list[AnswerGroup]:
 
 def reward(week: Week) -> Made:
     """A reward model of all that was said, warm from the last round's."""
-    data = _dataset(week, "feedback", lambda: feedback(week), "comparisons")
-    if implicit := week.round.steps["mine"]["comparisons"]:
-        used(week.workspace, data.name, uses(week.workspace, implicit))
+    implicit = week.round.steps["mine"]["comparisons"]
+    data = _dataset(week, "feedback", lambda: feedback(week), "comparisons",
+                    [*week.ranked.values(), *([implicit] if implicit else [])])
     before = _last_reward(week) if week.settings.warm else ""
     adapter = rounds.once(week.shop, "", "reward", week.name("reward"), week.settings.of(
         "reward", model=before or week.settings.start, comparisons=data.name, name=week.name("reward"),
@@ -330,10 +352,11 @@ def reward(week: Week) -> Made:
 
 
 def _last_reward(week: Week) -> str:
-    """The newest reward model of an earlier round whose data nobody doubts, "" if there is none."""
-    done = [r for r in loops.rounds(week.workspace, week.settings.name)
-            if r.number < week.round.number and r.status == "adopted"]
-    return str(done[-1].steps["reward"]["adapter"]) if done else ""
+    """The reward model of the round that the loop's model came from, "" if that is none: what was refused or taken back
+    is not built upon."""
+    came_from = loops.champion(week.workspace, week.settings.name).number
+    return next((str(r.steps["reward"]["adapter"]) for r in loops.rounds(week.workspace, week.settings.name)
+                 if r.number == came_from), "")
 
 
 def ppo(week: Week) -> Made:

@@ -136,7 +136,7 @@ class Export:
             try:
                 values = [json.loads(text)]
             except ValueError:
-                values = [json.loads(line) for line in text.splitlines() if line.strip()]
+                values = [json.loads(line) for line in text.split("\n") if line.strip()]
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"is not JSON: {error}", path) from error
         found = [item for value in values for item in _unpacked(value)]

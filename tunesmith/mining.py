@@ -49,15 +49,19 @@ class Mined:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def mine(shop: Shop, settings: MineSettings) -> Mined:
+def mine(shop: Shop, settings: MineSettings, judged: Sequence[AnswerGroup] | None = None) -> Mined:
     """Logged interactions -> datasets of preferences, or the reason why there are none to be had.
+
+    Args:
+        judged: what people said, one group per ranking; default: all that was said of the sets of `ranked`.
 
     Raises:
         UserError: no reaction was logged, or none is worth anything; a set of `ranked` is unknown or nobody ranked it.
     """
     workspace = shop.workspace
     found = _found(workspace, settings)
-    judged = [g for name in settings.ranked for g in comparisons(workspace, name)]
+    if judged is None:
+        judged = [g for name in settings.ranked for g in comparisons(workspace, name)]
     weighed = implicit.corrected(found, settings.user_share)
     worth = _worth(weighed, judged, settings)
     if settings.with_ranked:
@@ -70,8 +74,8 @@ def mine(shop: Shop, settings: MineSettings) -> Mined:
                         "were served (tunesmith mine overlap), or wait for more users")
     spots = implicit.spots(implicit.unjudged(made, judged), settings.spots, settings.seed)
     if spots:
-        workspace.add_groups(settings.checks, spots)
         used(workspace, settings.checks, _sources(spots))
+        workspace.add_groups(settings.checks, spots)
     checks = _checks(workspace, settings.checks) if spots else {"verdicts": 0}
     figures = {**_counts(found, made, thumbs), "unsafe": len(unsafe), "spots": checks,
                "single": worth.single.to_dict(), "double": worth.double.to_dict()}
@@ -89,6 +93,7 @@ def overlap(shop: Shop, settings: OverlapSettings, among: Callable[[Prompt], boo
     are new."""
     found = [e for e in _found(shop.workspace, settings) if among(e.prompt)]
     chosen = overlapping.choose(found, settings.count, settings.seed)
+    used(shop.workspace, settings.name, {id for e in chosen for id in e.interactions})
     engine = engine_of(shop.base_of(settings.model, settings.base), shop.workspace, [settings.model])
     new = 0
     with shop.progress("overlap") as progress:
@@ -97,10 +102,10 @@ def overlap(shop: Shop, settings: OverlapSettings, among: Callable[[Prompt], boo
             sampling = Sampling(settings.max_tokens, settings.temperature, seed=settings.seed + start)
             fresh = engine.sample([e.prompt.messages for e in part], sampling, n=settings.answers - 1,
                                   model=settings.model)
-            new += shop.workspace.add_groups(settings.name, [overlapping.group(
-                e, more, settings.answers, settings.pairs_alone) for e, more in zip(part, fresh, strict=True)])
+            groups = [overlapping.group(e, more, settings.answers, settings.pairs_alone)
+                      for e, more in zip(part, fresh, strict=True)]
+            new += shop.workspace.add_groups(settings.name, [g for g in groups if len(g.answers) > 1])
             progress(start + len(part), len(chosen), {})
-    used(shop.workspace, settings.name, {id for e in chosen for id in e.interactions})
     return new
 
 
@@ -165,8 +170,8 @@ def _refused(settings: MineSettings, checks: dict[str, Any]) -> str:
 
 
 def _publish(workspace: Workspace, name: str, made: Sequence[AnswerGroup]) -> None:
-    workspace.add_dataset(name, "comparisons", made, source="reactions of users")
     used(workspace, name, _sources(made))
+    workspace.add_dataset(name, "comparisons", made, source="reactions of users")
 
 
 def _sources(made: Iterable[AnswerGroup]) -> set[str]:

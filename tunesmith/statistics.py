@@ -7,7 +7,7 @@ number comes from a seed, so that a report computed twice is the same report.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf, isfinite, nan, sqrt, tan
 from statistics import NormalDist
@@ -300,7 +300,8 @@ def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[obje
     """`auc` with an interval for items that come in clusters, such as the pairs of one prompt (Obuchowski 1997, eq. 5).
 
     With weights, a pair of a positive and a negative counts by the product of theirs. `n` is the number of clusters.
-    The ends are 0 and 1 where one kind is missing or there is only one cluster.
+    The ends are 0 and 1 where one kind is missing or there is only one cluster. Where the kinds do not mix, which
+    leaves the formula no width, they are those of a share (Wilson) of as many clusters as the rarer kind has.
     """
     s, y = _same_items(scores, positive)
     w = np.ones_like(s) if weights is None else _same_items(weights, s)[0]
@@ -315,6 +316,9 @@ def auc_interval(scores: ArrayLike, positive: ArrayLike, clusters: Sequence[obje
     above[no] = 1 - _below(s[yes], w[yes], s[no])
     value = float((w * above)[yes].sum() / w[yes].sum())
     pull = w * (above - value) / np.where(yes, w[yes].sum(), w[no].sum())
+    if m > 1 and value in (0.0, 1.0):
+        few = min(np.unique(which[kind]).size for kind in (yes, no))
+        return replace(wilson(value * few, few, level), n=m)
     half = _z(level) * sqrt(m / (m - 1) * float((np.bincount(which, pull, m) ** 2).sum())) if m > 1 else 1.0
     return Interval(value, max(0.0, value - half), min(1.0, value + half), m)
 

@@ -49,3 +49,10 @@ def test_the_same_seed_gives_the_same_topics():
 def test_too_few_questions_have_no_topics():
     assert topics(asked(["loans"], 20)) is None
     assert topics(["word for word the same"] * 80) is None
+
+
+def test_questions_that_come_twice_do_not_make_all_others_strange():
+    draw = random.Random(5)
+    words = [f"word{n}" for n in range(400)]
+    both = [" ".join(draw.choices(words, weights=[1 / (n + 3) for n in range(400)], k=8)) for _ in range(800)]
+    assert topics(both[:400] * 2, both[400:]).uncovered.value < 0.15

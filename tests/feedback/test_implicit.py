@@ -120,3 +120,19 @@ def test_checks_do_not_show_what_was_mined_and_count_ties_half():
     assert all(g.answers[side].text.startswith("x") for g, side in zip(checks, sides, strict=True))
     verdicts = [*(((s,), (1 - s,)) for s in sides[:20]), *(((1 - s,), (s,)) for s in sides[20:28]), *[((0, 1),)] * 2]
     assert implicit.agreement([replace(g, tiers=t) for g, t in zip(checks, verdicts, strict=True)]) == (21.0, 30)
+
+
+def test_a_loud_user_among_few_is_held_back_too_also_in_thumbs():
+    found = [said(n, "loud", thumb=1.0) for n in range(600)] + [
+        said(n, f"u{n % 60}", thumb=-1.0) for n in range(600, 720)]
+    corrected = implicit.corrected(found)
+    loud = sum(abs(e.signals["thumb"]) for e in corrected if e.user == "loud")
+    assert loud == pytest.approx(3 / 61 * (loud + 120))
+    weight = {label: sum(g.weight for g in implicit.thumbs(corrected, PLAIN) if g.labels == (label,)) for label in (0, 1)}
+    assert weight[1] < weight[0] / 5
+
+
+def test_a_checked_pair_of_which_one_was_left_unranked():
+    spot = implicit.spots(implicit.groups([choice(0, 0)], PLAIN), 1)[0]
+    better = spot.prompt.facts["mined"]["better"]
+    assert implicit.agreement([replace(spot, tiers=((better,),)), replace(spot, tiers=((1 - better,),))]) == (1.0, 2)

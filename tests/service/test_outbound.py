@@ -116,14 +116,14 @@ def test_answers(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # proxies are not asked
     engine = remote(server, key="LOCAL_API_KEY")
     seen = []
-    found = engine.sample([ASK, ASK[1:]], Sampling(12, 0.7, 0.9, ("\n",), seed=3), n=2, progress=seen.append)
+    found = engine.sample([ASK, ASK[1:]], Sampling(12, 0.7, 0.9, ("\n",), seed=3, presence_penalty=2), n=2, progress=seen.append)
     assert [[a.text for a in row] for row in found] == [["7.5 percent."] * 2] * 2 and sum(seen) == 2
     assert found[0][0].model == f"localhost:{server.port}/tiny" and found[0][0].finished
     path, headers, body = next(a for a in server.asked if a[2]["seed"] == 4 and len(a[2]["messages"]) == 2)
     assert path == "/v1/chat/completions" and headers["Host"] == f"localhost:{server.port}"
     assert headers["Authorization"] == "Bearer sk-secret" and headers["Accept-Encoding"] == "identity"
     assert body == {"model": "tiny", "max_tokens": 12, "temperature": 0.7, "top_p": 0.9, "seed": 4, "stop": ["\n"],
-                    "messages": [{"role": "system", "content": "Be brief."},
+                    "presence_penalty": 2, "messages": [{"role": "system", "content": "Be brief."},
                                  {"role": "user", "content": "Rate? \U0001f600"}]}
 
 

@@ -9,10 +9,10 @@ def evaluated(number, value, passed=True):
                     "own": {"rude": {**rate, "value": 0.1}}}}
 
 
-def a_round(workspace, number, value=0.6):
+def a_round(workspace, number, value=0.6, holds=()):
     found = loops.begin(workspace, "desk", "tone@1", {"challenger": 0.2})
     for step, made in (("collect", {"set": f"desk-{number}-answers"}), ("rank", {"verdicts": 150}),
-                       ("check", {"holds": ["<i>eve</i> looks as if they spoil the data"]}),
+                       ("check", {"holds": list(holds), "notes": ["<i>eve</i> is new"]}),
                        ("ppo", {"adapter": "tone@2"}), ("evaluate", evaluated(number, value))):
         found = loops.record(workspace, found, step, made)
     return loops.wait(workspace, found, "somebody's yes")
@@ -50,3 +50,27 @@ def test_rounds_are_compared_with_intervals(client, workspace):
     page = client.get("/rounds").text
     assert page.count("<figure>") == 2 and "round 1: 0.6 [0.55, 0.65]; round 2: 0.7 [0.65, 0.75]" in page
     assert "a public holiday" in page and "/reports/desk-2-report" in page
+
+
+def test_a_page_that_was_left_open_decides_nothing(client, workspace):
+    a_round(workspace, 1)
+    assert 'name="seen" value="desk 1"' in client.get("/rounds").text
+    loops.refuse(workspace, loops.under_way(workspace, "desk"), "", "somebody else")
+    a_round(workspace, 2)
+    late = client.post("/rounds/desk/adopt", data={"seen": "desk 1"}, follow_redirects=False)
+    assert late.status_code == 409 and "now it is desk 2" in late.text
+    assert client.post("/rounds/desk/rollback", data={"seen": "tone@9"}, follow_redirects=False).status_code == 409
+    assert client.post("/rounds/desk/adopt", data={"seen": "desk 2"}, follow_redirects=False).status_code == 303
+
+
+def test_no_user_meets_a_candidate_whose_data_are_doubted(workspace):
+    a_round(workspace, 1, holds=["eve looks as if they spoil the data"])
+    assert loops.split(workspace, "desk") == loops.Split("tone@1")
+
+
+def test_what_a_person_decided_while_a_step_was_at_work_stands(workspace):
+    at_work = a_round(workspace, 1)
+    loops.refuse(workspace, at_work, "no", "me")
+    assert loops.record(workspace, at_work, "evaluate", evaluated(1, 0.9)).status == "refused"
+    late = loops.wait(workspace, at_work, "somebody's yes")
+    assert late.status == "refused" and late.steps["adopt"]["why"] == "no"

@@ -220,3 +220,13 @@ def test_what_cannot_be_meant_is_refused(lab, changes, what):
     for settings in (lab.ppo, lambda **known: lab.prefer("grpo", **known)):
         with pytest.raises(SettingsError, match=what):
             settings(**changes)
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.5, 0.6, 0.9])
+def test_answers_that_are_all_alike_set_no_price_and_no_unit(share):
+    objective = Objective(bounds=(replace(bound(">=", 0.95), unit=0.0),))
+    for _ in range(3):
+        assert objective.learn({"cost": torch.full((64,), share)})["multiplier_cost"] == 0
+    said = torch.full((64,), share)
+    said[0] = 1.0
+    assert 0 < objective.learn({"cost": said})["multiplier_cost"] < 10 and objective.bounds[0].unit > 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from tunesmith.records import AnswerGroup, Conversation, Demonstration, Prompt, Record
+from tunesmith.records import AnswerGroup, Conversation, Demonstration, Prompt, Record, fingerprint
 
 _WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|[^\W_]+|[-+*/=<>^%$€£]")
 
@@ -48,6 +48,7 @@ def texts(record: Record) -> list[str]:
 
 
 def whole(record: Record) -> str:
-    """All that was said, with who said it, as one text."""
-    turns = [f"{m.role}: {m.content}" for m in asked(record)]
+    """All that was said, with who said it, as one text; of a system turn, which rows share, a fingerprint: its length
+    must not make rows alike."""
+    turns = [f"{m.role}: {fingerprint(m.content)[:8] if m.role == 'system' else m.content}" for m in asked(record)]
     return "\n".join([*turns, *(f"assistant: {text}" for text in answered(record))])

@@ -82,7 +82,8 @@ def topics(questions: Sequence[str], reference: Sequence[str] = (), *, count: in
     found.sort(key=lambda t: -t.share)
     if asked is None:
         return Topics(tuple(found))
-    near, usual = nearest(asked, x), float(np.quantile(nearest(x, x, itself=False), USUAL))
+    once = x[sorted({q: n for n, q in enumerate(questions)}.values())]  # a question asked twice is no near neighbour
+    near, usual = nearest(asked, x), float(np.quantile(nearest(once, once, itself=False), USUAL))
     far = np.flatnonzero(near < usual)
     return Topics(tuple(found), wilson(float(far.size), len(reference)), tuple(far[np.argsort(near[far])].tolist()))
 

@@ -234,7 +234,7 @@ def load(path: str | Path) -> Comparison:
     prompts, tie_within = [], 0.0
     judged: dict[str, list[Judged]] = {}
     verdicts: dict[tuple[str, str], list[float]] = {}
-    for line, written in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for line, written in enumerate(Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n"), 1):
         try:
             row = json.loads(written)
             prompts.append(Prompt.from_dict(row["prompt"]))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tunesmith.store.publish import write_atomically
+
 
 class Ledger:
     """Rows in a file of JSON lines, under a header that says what made them. A file with another header is begun anew;
@@ -19,11 +21,13 @@ class Ledger:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         written, wanted = path.read_text(encoding="utf-8") if path.exists() else "", json.dumps(header)
-        whole = written[:written.rfind("\n") + 1]
-        first, *lines = whole.splitlines() or [""]
+        # not splitlines(), which finds ends of lines inside texts
+        first, *lines = written[:written.rfind("\n") + 1].split("\n")[:-1] or [""]
+        whole = "".join(f"{line}\n" for line in (first, *lines))
         if first != wanted:
             whole, lines = wanted + "\n", []
-        path.write_text(whole, encoding="utf-8")
+        if whole != written:
+            write_atomically(path, whole)
         self.rows = [json.loads(line) for line in lines]
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:

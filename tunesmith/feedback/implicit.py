@@ -29,6 +29,8 @@ from tunesmith.statistics import Floats
 CLIP = 10.0
 """Inverse propensities are cut here: the rare arm's answers count more, but no single one counts for a crowd."""
 LABELER = "implicit"
+EQUALS = 3.0
+"""Where users are too few for the share that one may have: so many equal shares."""
 VOCAL = 20.0
 """How many of a user's answers without a thumb it takes to believe their own rate more than everybody's."""
 FACT = "mined"
@@ -74,14 +76,14 @@ def groups(found: Iterable[Evidence], worth: Worth) -> list[AnswerGroup]:
 def thumbs(found: Iterable[Evidence], worth: Worth) -> list[AnswerGroup]:
     """Answers with a thumb or a rating, as good or bad, for methods that need no pairs (KTO, 2402.01306).
 
-    Who gives thumbs is no sample of all users: each counts by one over the probability that this user gives one to
-    such an answer, cut at `CLIP`.
+    Who gives thumbs is no sample of all users: each counts by how strong it is (those of a user who gives very many are
+    faint), over the probability that this user gives one to such an answer, cut at `CLIP`.
     """
     single = [e for e in found if len(e.answers) == 1]
     given = [(e, e.signals[name]) for e in single for name in ("thumb", "rating")
              if e.signals.get(name) and name in worth.single.heeds(e.signals)]
     chance = feedback_propensity(single)
-    weights = np.array([e.weight * min(CLIP, 1 / chance[e.interactions[0]]) for e, _ in given])
+    weights = np.array([e.weight * abs(value) * min(CLIP, 1 / chance[e.interactions[0]]) for e, value in given])
     return [replace(_group(e, float(value > 0), ["thumb", "rating"]), weight=float(w))
             for (e, value), w in zip(given, weights / (weights.mean() if given else 1))]
 
@@ -134,7 +136,8 @@ def agreement(checked: Iterable[AnswerGroup]) -> tuple[float, int]:
         if FACT in g.prompt.facts and g.tiers:
             level = {k: t for t, tier in enumerate(g.tiers) for k in tier}
             better = int(g.prompt.facts[FACT]["better"])
-            won, n = won + (0.5 + 0.5 * np.sign(level[1 - better] - level[better])), n + 1
+            mined, other = (level.get(k, len(g.tiers)) for k in (better, 1 - better))  # who is left out is last
+            won, n = won + (0.5 + 0.5 * np.sign(other - mined)), n + 1
     return won, n
 
 
@@ -169,12 +172,13 @@ def _places(found: Sequence[Evidence]) -> dict[tuple[int, int], float]:
 
 
 def _limits(found: Sequence[Evidence], share: float) -> Mapping[str, Mapping[str, float]]:
-    """By kind of reaction and user: what their reactions are to be multiplied by so that nobody says too much."""
+    """By kind of reaction and user: what their reactions are to be multiplied by so that nobody says too much; of few
+    users nobody more than `EQUALS` times an equal share."""
     said: dict[str, Counter[str]] = defaultdict(Counter)
     for e in found:
         for rule in e.signals:
             said[rule][e.user] += 1
-    return {rule: capped(who, share) for rule, who in said.items()}
+    return {rule: capped(who, max(share, EQUALS / len(who))) for rule, who in said.items()}
 
 
 def _logistic(x: Floats, y: Floats) -> Floats:

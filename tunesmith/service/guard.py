@@ -207,7 +207,7 @@ class Guard:
         """What was replaced, newest first; `done` says by whom it was taken care of, "" if by nobody yet."""
         if not self.log_file.exists():
             return []
-        lines = [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").split("\n") if line]
         done = {line["done"]: line["by"] for line in lines if "done" in line}
         return [{**line, "done": done.get(line["id"], "")} for line in reversed(lines) if "id" in line]
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.contracts import Sampling
@@ -97,7 +98,7 @@ class RemoteEngine:
         return Exchange(self.target, self.policy, self.seconds)
 
     def _patient(self, messages: Conversation | str, sampling: Sampling, k: int) -> Answer:
-        how = Sampling(sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.stop, sampling.seed + k)
+        how = replace(sampling, seed=sampling.seed + k)
         answer: Answer = outbound.patiently(lambda: self._once(messages, how), pause=self._pause)
         return answer
 
@@ -122,7 +123,9 @@ class RemoteEngine:
                  {"messages": turns(messages), self._length: sampling.max_tokens})
         body = {"model": self.endpoint.model, **asked, "temperature": sampling.temperature, "top_p": sampling.top_p,
                 "seed": sampling.seed % 2**31}
-        return {**body, **({"stop": list(sampling.stop)} if sampling.stop else {})}
+        more = {"stop": list(sampling.stop), "presence_penalty": sampling.presence_penalty,
+                "frequency_penalty": sampling.frequency_penalty}
+        return {**body, **{key: value for key, value in more.items() if value}}
 
     def _piece(self, data: str) -> tuple[str, str]:
         """(text, finish reason) of one event."""

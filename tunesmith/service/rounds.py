@@ -51,11 +51,15 @@ def router(workspace: Workspace) -> APIRouter:
     @routes.post("/rounds/{loop}/{decision}")
     def decide(loop: str, decision: str, who: Manager, form: Form) -> Response:
         try:
-            if decision == "adopt":
-                loops.adopt(workspace, loops.under_way(workspace, loop), who.name)
-            elif decision == "refuse":
-                loops.refuse(workspace, loops.under_way(workspace, loop), form.get("why", ""), who.name)
+            if decision in ("adopt", "refuse"):
+                found = loops.under_way(workspace, loop)
+                _seen(form, str(found))
+                if decision == "adopt":
+                    loops.adopt(workspace, found, who.name)
+                else:
+                    loops.refuse(workspace, found, form.get("why", ""), who.name)
             elif decision == "rollback":
+                _seen(form, loops.champion(workspace, loop).adapter)
                 loops.roll_back(workspace, loop, who.name)
             else:
                 raise NotFound(f'no decision "{decision[:20]}": adopt, refuse or rollback')
@@ -66,6 +70,15 @@ def router(workspace: Workspace) -> APIRouter:
         return RedirectResponse(f"/rounds#{quote(loop)}", 303)
 
     return routes
+
+
+def _seen(form: Mapping[str, str], now: str) -> None:
+    """
+    Raises:
+        UserError: the page on which somebody decided showed another round or model.
+    """
+    if form.get("seen", now) != now:
+        raise UserError(f"this page showed {form['seen']}, and now it is {now}: look at it first")
 
 
 def about(workspace: Workspace, name: str, rounds: Sequence[Round]) -> dict[str, Any]:

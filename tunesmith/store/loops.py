@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,14 +119,14 @@ def begin(workspace: Workspace, loop: str, start: str, settings: Mapping[str, An
 
 
 def record(workspace: Workspace, round: Round, step: str, made: Mapping[str, Any]) -> Round:
-    """A step has ended; the round goes on."""
-    steps = {**round.steps, step: {**made, "at": now()}}
-    return _update(workspace, round, status="running", steps=pack(steps), waits="")
+    """A step has ended; the round goes on, unless somebody has ended it meanwhile."""
+    return _update(workspace, round, lambda now_: {
+        "status": "running", "steps": pack({**now_.steps, step: {**made, "at": now()}}), "waits": ""})
 
 
 def wait(workspace: Workspace, round: Round, what: str) -> Round:
-    """The round can go on only when somebody did what it waits for."""
-    return _update(workspace, round, status="waiting", waits=what)
+    """The round can go on only when somebody did what it waits for, unless somebody has ended it meanwhile."""
+    return _update(workspace, round, lambda now_: {"status": "waiting", "waits": what})
 
 
 def refuse(workspace: Workspace, round: Round, why: str, by: str) -> Round:
@@ -178,6 +178,15 @@ def adoptions(workspace: Workspace, loop: str) -> list[Adoption]:
         return _adoptions(c, loop)
 
 
+def standing(workspace: Workspace, loop: str) -> list[Adoption]:
+    """What a loop adopted and did not take back, oldest first; the last one is what it serves.
+
+    Raises:
+        NotFound: no such loop.
+    """
+    return _standing(adoptions(workspace, loop))
+
+
 def champion(workspace: Workspace, loop: str) -> Adoption:
     """What a loop serves now.
 
@@ -214,6 +223,8 @@ def split(workspace: Workspace, loop: str) -> Split | None:
         return None
     if last is None or last.status != "waiting" or not last.steps.get("evaluate", {}).get("passed"):
         return Split(row.adapter)
+    if last.steps.get("check", {}).get("holds"):
+        return Split(row.adapter)  # its data are doubted: no user meets it before a person has looked
     share = float(last.settings.get("challenger", 0))
     return Split(row.adapter, last.candidate, share) if share else Split(row.adapter)
 
@@ -258,11 +269,13 @@ def _adopt(c: sa.Connection, id: str, loop: str, adapter: str, number: int, why:
                                               "created": now()})
 
 
-def _update(workspace: Workspace, round: Round, **values: Any) -> Round:
+def _update(workspace: Workspace, round: Round, change: Callable[[Round], Mapping[str, Any]]) -> Round:
+    """The round as it is then. What a person decided while a step was at work stands."""
     def work(c: sa.Connection) -> Round:
-        _set(c, round, **values)
-        return _round(c.execute(sa.select(db.rounds).where(
-            db.rounds.c.loop == round.loop, db.rounds.c.number == round.number)).one())
+        one = sa.select(db.rounds).where(db.rounds.c.loop == round.loop, db.rounds.c.number == round.number)
+        if (now_ := _round(c.execute(one).one())).open:
+            _set(c, round, **change(now_))
+        return _round(c.execute(one).one())
 
     return workspace.database.write(work)
 

@@ -61,7 +61,8 @@ class Signal:
 class Bound:
     """A bound on a signal's mean, and the price of missing it: `multiplier` in rewards per `unit` of the signal.
 
-    `unit` is the standard deviation among the first answers that differ, 0 before.
+    `unit` is the standard deviation among the first answers that differ, 0 before; till then the multiplier waits, for
+    what is the same of all answers teaches nothing.
     """
 
     signal: Signal
@@ -76,11 +77,13 @@ class Bound:
 
     def learn(self, said_A: Tensor, rate: float) -> None:
         """One step of dual ascent."""
-        heard_A = said_A[~said_A.isnan()]
+        heard_A = said_A[~said_A.isnan()].double()
         if not len(heard_A):
             return
-        self.unit = self.unit or float(heard_A.std(unbiased=False))
-        self.multiplier = max(0.0, self.multiplier + rate * float(self.missed(heard_A).mean()))
+        if not self.unit and float(heard_A.max() - heard_A.min()) > 1e-6 * max(1.0, float(heard_A.abs().max())):
+            self.unit = float(heard_A.std(unbiased=False))
+        if self.unit:
+            self.multiplier = max(0.0, self.multiplier + rate * float(self.missed(heard_A).mean()))
 
 
 @dataclass(frozen=True, slots=True)
