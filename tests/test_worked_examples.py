@@ -45,6 +45,8 @@ def test_a_page_runs_as_it_stands(page, base, tmp_path, monkeypatch):
     reports = [step.result for step in steps if "evaluate" in step.words]
     for report in reports:
         assert len(report["models"]) >= 2 and report["preferences"]
+    rounds = [step.result["status"] for step in steps if "climate/loop.toml" in step.words]
+    assert all(was == "waiting" and now in ("adopted", "refused") for was, now in zip(rounds[::2], rounds[1::2]))
 
 
 @pytest.mark.slow
