@@ -203,10 +203,9 @@ def panel_of(honest: Sequence[simulated.SimulatedLabeler]) -> tuple[simulated.Si
     return (*(replace(who, kind="adversarial") for who in honest[:POISONERS]), *honest[POISONERS:])
 
 
-def fifth_over_first(found: Sequence[Mapping[str, Any]], weeks: int) -> dict[str, Any]:
-    """The paired difference of adherence between the last honest week and the first, over all seeds' customers."""
-    first, last = ([x for run in found for x in run["each"][str(w)]] for w in (1, weeks))
-    return paired_difference(last, first).to_dict()
+def last_over_first(run: Mapping[str, Any], weeks: int) -> dict[str, Any]:
+    """The paired difference of adherence between the last honest week and the first, over a seed's customers."""
+    return paired_difference(run["each"][str(weeks)], run["each"]["1"]).to_dict()
 
 
 def main() -> None:
@@ -222,10 +221,10 @@ def main() -> None:
         return print(json.dumps(power(Workspace.open(given.root / f"seed-{given.seeds[0]}"), given.weeks, given.power)))
     found = [run(given.root / f"seed-{seed}", given.weeks, seed, given.interactions) for seed in given.seeds]
     result = {"machine": machine.describe(), "runs": [{k: v for k, v in one.items() if k != "each"} for one in found],
-              "fifth over first": fifth_over_first(found, given.weeks)}
+              "last over first": [last_over_first(one, given.weeks) for one in found]}
     if given.out:
         given.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["fifth over first"]))
+    print(json.dumps(result["last over first"]))
 
 
 if __name__ == "__main__":

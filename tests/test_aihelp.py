@@ -101,6 +101,45 @@ def test_prompts_get_drafts_by_a_writer_and_principles_their_domain(shop, model,
     assert all("drafted by simulated-1 behind big" in t.source for t in texts.values())
 
 
+def test_drafts_are_written_once_and_those_cut_off_are_left_out(shop, model, settings):
+    shop.workspace.add_dataset("asks", "prompts", [Prompt((Message("user", f"q{n}"),)) for n in range(5)])
+    drafted = []
+
+    def say(handler):
+        said = handler.server.asked[-1][2]["messages"][0]["content"]
+        if not said.startswith("q"):
+            return simulated(handler)
+        drafted.append(said)
+        if len(drafted) == 4:
+            return handler.json({"error": {"message": "down"}}, 400)
+        return handler.json(reply(f"draft {len(drafted)}", "length" if said == "q1" else "stop"))
+
+    model.say = say
+    how = settings(data="asks", writer="endpoint:big", batch=1)
+    with pytest.raises(UserError):
+        aihelp.revise(shop, how)
+    for _ in range(2):
+        found = aihelp.revise(shop, how)
+        assert (found.drafts, found.unfinished, found.to_dict()["unfinished"]) == (4, 1, 1)
+    assert drafted == ["q0", "q1", "q2", "q3", "q3", "q4"]
+    texts = {d.current.messages[-1].content for d in desk.listed(shop.workspace, "calmer")}
+    assert texts == {"draft 1", "draft 3", "draft 5", "draft 6"}
+
+
+def test_more_tokens_ask_for_revisions_anew(shop, model, settings):
+    model.say = lambda handler: handler.json(reply("half", "length")) if handler.server.asked[-1][2]["messages"][0][
+        "content"].startswith("You revise") else simulated(handler)
+    assert aihelp.revise(shop, settings(max_tokens=4)).refused == {"it ran into the token limit": 1}
+    model.say = simulated
+    assert aihelp.revise(shop, settings(max_tokens=99)).changed == 1
+
+
+def test_a_bad_name_costs_no_question(shop, model, settings):
+    with pytest.raises(UserError, match="name of a desk"):
+        aihelp.revise(shop, settings(name="a/b"))
+    assert model.asked == []
+
+
 @pytest.mark.parametrize("changes,error,what", [
     ({"data": "nothing"}, NotFound, "nothing"), ({"constitution": "nowhere.md"}, DataError, "no such constitution"),
     ({"by": "big"}, UserError, "model:NAME or endpoint:NAME"), ({"writer": "endpoint:big"}, UserError, "--writer"),
@@ -174,6 +213,36 @@ def test_judges_that_cannot_be(shop, model, ranked, monkeypatch):
     monkeypatch.setattr(ModelJudge, "_ask", lambda self, questions, progress: ["I like both"] * len(questions))
     with pytest.raises(UserError, match="gave no verdict that can be read, but: 'I like both'"):
         aihelp.judge(shop, JudgeSettings(groups="answers", by="endpoint:big"))
+
+
+def test_what_a_judge_said_is_kept_whatever_the_name(shop, model, ranked):
+    how = dict(groups="answers", by="endpoint:big")
+    aihelp.judge(shop, JudgeSettings(**how))
+    asked = len(model.asked)
+    other = stored.Endpoint("other", f"http://127.0.0.1:{model.port}/v1", "other-1")
+    stored.add_endpoint(shop.workspace, other, "boss")
+    with pytest.raises(UserError, match="already a dataset named answers-judged"):
+        aihelp.judge(shop, JudgeSettings(groups="answers", by="endpoint:other"))
+    shop.workspace.add_groups("answers", [AnswerGroup(Prompt((Message("user", "new"),)), (Answer("a"), Answer("bb")))])
+    with pytest.raises(UserError, match="judged all of these answers; datasets never change"):
+        aihelp.judge(shop, JudgeSettings(**how))
+    assert len(model.asked) == asked  # both were told before they paid
+    assert aihelp.judge(shop, JudgeSettings(**how, name="more")).groups == 41 and len(model.asked) == asked + 2
+    aihelp.judge(shop, JudgeSettings(groups="answers", by="endpoint:other", limit=1, name="others"))
+    again = len(model.asked)
+    assert aihelp.judge(shop, JudgeSettings(**how, name="most")).groups == 41 and len(model.asked) == again
+
+
+def test_a_judge_is_asked_nothing_in_vain(shop, model, ranked):
+    with pytest.raises(UserError, match="cannot be a dataset name"):
+        aihelp.judge(shop, JudgeSettings(groups="answers", by="endpoint:big", name="a/b"))
+    shop.workspace.add_groups("alone", [AnswerGroup(Prompt((Message("user", "q"),)), (Answer("a"),))])
+    with pytest.raises(UserError, match="alone has no group of two or more answers"):
+        aihelp.judge(shop, JudgeSettings(groups="alone", by="endpoint:big"))
+    shop.workspace.add_rankings([Ranking("r", ranked[0].id, "simulated-1 behind big", ((0,), (1,), (2,)))])
+    with pytest.raises(DataError, match="taken by another labeler"):
+        aihelp.judge(shop, JudgeSettings(groups="answers", by="endpoint:big"))
+    assert model.asked == []
 
 
 def test_the_commands_say_what_a_person_does_next(shop, model, settings, ranked, capsys):

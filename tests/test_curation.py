@@ -65,6 +65,26 @@ def test_dedupe_against_what_is_there_already(workspace, run):
     assert list(workspace.dataset("fresh").rows()) == rows[20:40]
 
 
+def test_rows_of_against_count_though_they_repeat_each_other(workspace, run):
+    """old ~ older, and the new row is like `old` alone."""
+    said = [f"w{n}" for n in range(45)]
+    older, old, new = (told("What?", " ".join(said[:k])) for k in (36, 40, 45))
+    workspace.add_dataset("old", "demonstrations", [older, old])
+    workspace.add_dataset("new", "demonstrations", [new, *many(3)])
+    out = run("data", "dedupe", "new", "--name", "fresh", "--against", "old")
+    assert out == {"name": "fresh", "rows": 3, "skipped": {"says what a row of --against says": 1}}
+
+
+def test_a_mixture_is_cleaned_before_it_is_mixed(workspace, run, tmp_path):
+    workspace.add_dataset("demos", "demonstrations", many(4))
+    (tmp_path / "mix.toml").write_text('[tasks.desk]\ndata = "demos"\n')
+    run("data", "mix", str(tmp_path / "mix.toml"), "--name", "blend")
+    fails = "blend is a mixture, and would lose the rates .* clean the files and datasets"
+    run("data", "dedupe", "blend", "--name", "out", fails=fails)
+    run("data", "decontaminate", "blend", "--name", "out", "--against", "demos", fails=fails)
+    assert run("data", "dedupe", "demos", "--name", "out", "--against", "blend", fails="would have no rows") == {}
+
+
 def test_verdicts_on_one_group_are_no_duplicates(workspace, run):
     group = AnswerGroup(Prompt((Message("user", "Q?"),)), (Answer("a"), Answer("b")), ((0,), (1,)), labeler="x")
     workspace.add_dataset("pairs", "comparisons", [group])
@@ -258,8 +278,11 @@ def test_a_curve_measures_fits_and_goes_on(workspace, run, tmp_path, monkeypatch
     measured = []
     learned = curation._learned
     monkeypatch.setattr(curation, "_learned", lambda *known: measured.append(known[-2:]) or learned(*known))
+    points = workspace.root / "reports/curve-sums/points.jsonl"
+    points.write_bytes(points.read_bytes() + b'{"about": ["cut off')
     again = run(*argv, "--sizes", "8", "16", "24", "99")
     assert measured == [(24, 0)] and again["growth"]["losses"].items() >= losses.items()
+    assert run(*argv, "--sizes", "8", "16", "24", "99")["growth"] == again["growth"] and measured == [(24, 0)]
 
 
 def test_a_curve_says_what_is_wrong(workspace, run):

@@ -22,7 +22,7 @@ from tunesmith.contracts import Sampling
 from tunesmith.errors import UserError
 from tunesmith.evaluate.checklist import RubricJudge
 from tunesmith.evaluate.constitution import Constitution, parse
-from tunesmith.evaluate.judges import Verdict, about, play
+from tunesmith.evaluate.judges import PairJudge, Told, Verdict, about, play
 from tunesmith.evaluate.ledger import Ledger
 from tunesmith.evaluate.oversight import AgainstPeople, against_people
 from tunesmith.evaluate.revision import REVISION, Revised, Reviser
@@ -34,7 +34,7 @@ from tunesmith.settings.aihelp import JudgeSettings, ReviseSettings
 from tunesmith.shop import Shop
 from tunesmith.statistics import Interval, wilson
 from tunesmith.store import desk
-from tunesmith.store.checks import LONGEST
+from tunesmith.store.checks import LONGEST, valid_name
 from tunesmith.store.project import gold
 from tunesmith.store.team import quarantined
 from tunesmith.store.verdicts import enlist
@@ -48,7 +48,8 @@ ROLE = "judge"
 @dataclass(frozen=True, slots=True)
 class Revisions:
     """What became of some drafts: how many were new on the desk, of each principle how often it was found broken, of
-    the revisions why some were not taken, and of critiques how many held no verdict."""
+    the revisions why some were not taken, and of critiques how many held no verdict. `unfinished` drafts ran into the
+    token limit and are left out."""
 
     desk: str
     drafts: int
@@ -57,9 +58,11 @@ class Revisions:
     broken: Mapping[str, Interval]
     refused: Mapping[str, int]
     unreadable: Interval
+    unfinished: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {"desk": self.desk, "drafts": self.drafts, "changed": self.changed, "new": self.new,
+                "unfinished": self.unfinished,
                 "broken": {name: found.to_dict() for name, found in self.broken.items()}, "refused": dict(self.refused),
                 "unreadable": self.unreadable.to_dict()}
 
@@ -70,29 +73,34 @@ def revise(shop: Shop, settings: ReviseSettings) -> Revisions:
     Raises:
         DataError: no constitution, or no rubric.
         NotFound: no such dataset, model or endpoint.
-        UserError: prompts without a writer, or a rubric that asks questions.
+        UserError: a bad name, prompts without a writer, or a rubric that asks questions.
     """
+    valid_name(settings.name, "name of a desk")
     constitution = parse(settings.constitution)
     engine, model, made = judging.asked(shop, settings.by)
     rules = RubricJudge(parse_rubric(settings.rules)) if settings.rules else None
     reviser = Reviser(engine, constitution, model, passes=settings.passes, check=settings.check, rules=rules,
                       revision=replace(REVISION, max_tokens=settings.max_tokens))
-    rows = _drafts(shop, settings)
+    drafts = _Drafts(shop, settings)
     header = {"by": made, "constitution": constitution.fingerprint, "passes": settings.passes, "check": settings.check,
+              "max_tokens": settings.max_tokens,
               "rules": fingerprint(Path(settings.rules).read_text(encoding="utf-8") if rules else "")}
     ledger = Ledger(shop.workspace.root / "reports" / settings.name / "revisions.jsonl", header)
     known = {row["key"]: Revised.from_dict(row) for row in ledger.rows}
+    rows: list[Row] = []
     new = 0
     with shop.progress("revise") as progress:
-        for start in range(0, len(rows), settings.batch):
-            part = rows[start:start + settings.batch]
+        for start in range(0, len(drafts.of), settings.batch):
+            part = drafts.rows(drafts.of[start:start + settings.batch])
+            rows += part
             missing = [row for row in part if row.key not in known]
             found = reviser.revise([row.prompt for row in missing], [row.text for row in missing])
             known |= {row.key: revised for row, revised in zip(missing, found, strict=True)}
             ledger.add({"key": row.key, **known[row.key].to_dict()} for row in missing)
             new += sum(_to_desk(shop, settings, row.draft, known[row.key], constitution, made) for row in part)
-            progress(start + len(part), len(rows), {})
-    return _summed(settings.name, [known[row.key] for row in rows], constitution, new)
+            progress(min(start + settings.batch, len(drafts.of)), len(drafts.of), {})
+    found = [known[row.key] for row in rows]
+    return replace(_summed(settings.name, found, constitution, new), unfinished=drafts.unfinished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +119,44 @@ class Row:
         return fingerprint([self.prompt.id, self.prompt.domain, self.text])
 
 
-def _drafts(shop: Shop, settings: ReviseSettings) -> list[Row]:
-    """A dataset's demonstrations, or its prompts with an answer by the writer."""
-    dataset = shop.workspace.dataset(settings.data)
-    rows: list[Any] = list(dataset.rows())[:settings.limit or None]
-    if dataset.kind == "demonstrations":
-        if settings.writer:
-            raise UserError(f"{dataset.name} holds demonstrations: their answers are the drafts, without --writer")
-        return [Row(Prompt(d.messages[:-1]), d) for d in rows]
-    if dataset.kind != "prompts":
-        raise UserError(f"{dataset.name} holds {dataset.kind}, not demonstrations or prompts")
-    if not settings.writer:
-        raise UserError(f"{dataset.name} holds prompts: name who drafts the answers, such as --writer {settings.by}")
-    engine, model, made = judging.asked(shop, settings.writer)
-    sampling = Sampling(settings.max_tokens, seed=settings.seed)
-    written = engine.sample([p.messages for p in rows], sampling, model=model)
-    return [Row(p, Demonstration((*p.messages, Message("assistant", answer.text)), f"drafted by {made}",
-                                 dataset.licence)) for p, (answer,) in zip(rows, written, strict=True)
-            if answer.text.strip()]
+class _Drafts:
+    """A dataset's demonstrations, or its prompts with an answer by the writer, kept in drafts.jsonl."""
+
+    def __init__(self, shop: Shop, settings: ReviseSettings):
+        self.dataset = shop.workspace.dataset(settings.data)
+        self.of: list[Any] = list(self.dataset.rows())[:settings.limit or None]
+        self.unfinished = 0
+        if self.dataset.kind == "demonstrations":
+            if settings.writer:
+                raise UserError(f"{self.dataset.name} holds demonstrations: their answers are the drafts, without "
+                                "--writer")
+            return
+        if self.dataset.kind != "prompts":
+            raise UserError(f"{self.dataset.name} holds {self.dataset.kind}, not demonstrations or prompts")
+        if not settings.writer:
+            raise UserError(f"{self.dataset.name} holds prompts: name who drafts the answers, such as --writer "
+                            f"{settings.by}")
+        self.engine, self.model, self.made = judging.asked(shop, settings.writer)
+        self.sampling = Sampling(settings.max_tokens, seed=settings.seed)
+        self.ledger = Ledger(shop.workspace.root / "reports" / settings.name / "drafts.jsonl", {
+            "writer": self.made, "max_tokens": settings.max_tokens, "seed": settings.seed})
+        self.known = {row["key"]: row for row in self.ledger.rows}
+
+    def rows(self, part: Sequence[Any]) -> list[Row]:
+        """The drafts of some records; those that are empty or unfinished are left out."""
+        if self.dataset.kind == "demonstrations":
+            return [Row(Prompt(d.messages[:-1]), d) for d in part]
+        missing = {p.id: p for p in part if p.id not in self.known}
+        written = self.engine.sample([p.messages for p in missing.values()], self.sampling, model=self.model
+                                     ) if missing else []
+        fresh = [{"key": id, "text": answer.text, "finished": answer.finished}
+                 for id, (answer,) in zip(missing, written, strict=True)]
+        self.ledger.add(fresh)
+        self.known |= {row["key"]: row for row in fresh}
+        self.unfinished += sum(not self.known[p.id]["finished"] for p in part)
+        return [Row(p, Demonstration((*p.messages, Message("assistant", said["text"])), f"drafted by {self.made}",
+                                     self.dataset.licence))
+                for p in part if (said := self.known[p.id])["finished"] and said["text"].strip()]
 
 
 def _to_desk(shop: Shop, settings: ReviseSettings, draft: Demonstration, found: Revised, constitution: Constitution,
@@ -182,19 +210,28 @@ def judge(shop: Shop, settings: JudgeSettings) -> Preferences:
     Raises:
         NotFound: no such set, model or endpoint.
         DataError: no constitution, no rubric, or the judge's name is a labeler's.
-        UserError: a judge that gives scores; no verdict that can be read.
+        UserError: a judge that gives scores; a bad name, or one that is taken; nothing to judge; no verdict that can
+            be read.
     """
     guidelines = parse(settings.constitution).text() if settings.constitution else ""
     who = judging.find(shop, settings.by, asks=settings.asks, guidelines=guidelines)
     if who is None or who.judge is None:
         raise UserError(f'"{settings.by}" is no judge of pairs: give --by model:NAME, endpoint:NAME, checklist: before '
                         "one of them, or a rubric's FILE.toml")
-    name = settings.name or f"{settings.groups}-judged"
+    name = valid_name(settings.name or f"{settings.groups}-judged", "dataset name")
     known = gold(shop.workspace, settings.groups)
     groups = [g for g in shop.workspace.groups(settings.groups) if g.id not in known and len(g.answers) > 1]
     groups = groups[:settings.limit or None]
     places = [(g, i, j) for g in groups for i, j in combinations(range(len(g.answers)), 2)]
-    folder = shop.workspace.root / "reports" / name
+    if not places:
+        raise UserError(f"{settings.groups} has no group of two or more answers to judge (test questions do not count)")
+    labeler = Labeler(who.label[:LONGEST], simulated=True, role=ROLE)
+    shop.workspace.database.write(lambda c: enlist(c, labeler))
+    reports = shop.workspace.root / "reports"
+    # of the set and the judge, not of the name: what was judged once is never asked again
+    kept = reports / f"{settings.groups}-judged" / f"verdicts-{fingerprint([who.judge.name, who.of])[:8]}.jsonl"
+    taken = (shop.workspace.root / "data" / name).exists()
+    asked: PairJudge = _Spent(who.judge.name, name) if taken else who.judge
     with shop.progress("judge") as told:
         done = 0
 
@@ -205,19 +242,31 @@ def judge(shop: Shop, settings: JudgeSettings) -> Preferences:
 
         verdicts = play([g.prompt for g, _, _ in places], {
             "first": [g.answers[i].text for g, i, _ in places], "second": [g.answers[j].text for g, _, j in places]},
-            who.judge, kept=folder / "verdicts.jsonl", of=who.of, progress=heard).all()
-    labeler = Labeler(who.label[:LONGEST], simulated=True, role=ROLE)
+            asked, kept=kept, of=who.of, progress=heard).all()
     judged = _judged(places, verdicts, labeler.name)
     if not judged:
         said = next((look.reply for v in verdicts for look in v.looks), "")
         raise UserError(f"{who.label} gave no verdict that can be read, but: {said[:160]!r}; use a model that keeps to "
                         "the form asked for")
-    shop.workspace.database.write(lambda c: enlist(c, labeler))
     dataset = shop.workspace.add_dataset(name, "comparisons", judged, source=f"judged by {who.label}",
                                          skipped={"no verdict that can be read": len(groups) - len(judged)})
     made = _against(shop, settings, dataset, labeler.name, judged, places, verdicts)
-    (folder / "judge.json").write_text(json.dumps(made.to_dict(), indent=1), encoding="utf-8")
+    (reports / name).mkdir(exist_ok=True)
+    (reports / name / "judge.json").write_text(json.dumps(made.to_dict(), indent=1), encoding="utf-8")
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """Stands in for a judge whose dataset is there: what it said may be read again, more cannot become part of it."""
+
+    name: str
+    dataset: str
+
+    def compare(self, prompts: Sequence[Prompt], first: Sequence[str], second: Sequence[str],
+                progress: Told | None = None) -> list[Verdict]:
+        raise UserError(f"there is already a dataset named {self.dataset}, and {self.name} has not judged all of these "
+                        "answers; datasets never change, choose another --name (what was judged is not asked again)")
 
 
 def _judged(places: Sequence[tuple[AnswerGroup, int, int]], verdicts: Sequence[Verdict], labeler: str

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from tunesmith import __version__
 from tunesmith.data import checkup, duplicates, growth, health, rows, selfinstruct, taskfiles
 from tunesmith.data.leakage import Evaluations, Item, Leakage, items, texts_in
+from tunesmith.data.mixture import Mixture
 from tunesmith.data.selfinstruct import Made
 from tunesmith.errors import UserError
 from tunesmith.evaluate import report as reports
@@ -65,9 +66,9 @@ def dedupe(shop: Shop, settings: DedupeSettings) -> Dataset:
     """A dataset -> one whose rows all say something else.
 
     Raises:
-        UserError: comparisons, of which several verdicts may be of one group; or nothing is left.
+        UserError: a mixture; comparisons, of which several verdicts may be of one group; or nothing is left.
     """
-    data = shop.workspace.dataset(settings.data)
+    data = _plain(shop, settings.data)
     known = [shop.workspace.dataset(name) for name in settings.against]
     if odd := [d for d in (data, *known) if d.kind not in ("demonstrations", "prompts")]:
         raise UserError(f"{odd[0].name} holds {odd[0].kind}: several verdicts on one group are no duplicates; dedupe "
@@ -75,7 +76,7 @@ def dedupe(shop: Shop, settings: DedupeSettings) -> Dataset:
     before = sum(d.count for d in known)
     with _scratch(shop) as folder, shop.progress("dedupe") as progress:
         said = (rows.whole(r) for d in (*known, data) for r in d.rows())
-        found = duplicates.find(said, folder / "index", settings.threshold,
+        found = duplicates.find(said, folder / "index", settings.threshold, known=before,
                                 progress=counted(progress, before + data.count))
     twin = found.twin[before:]
     return _publish(shop, data, settings.name, twin < 0, {
@@ -88,15 +89,24 @@ def decontaminate(shop: Shop, settings: DecontaminateSettings) -> tuple[Dataset,
 
     Raises:
         NotFound: an unknown evaluation.
-        UserError: nothing is left.
+        UserError: a mixture, or nothing is left.
     """
-    data = shop.workspace.dataset(settings.data)
+    data = _plain(shop, settings.data)
     watch = Evaluations(_evaluated(shop, settings.against, settings.files), settings.ngram, settings.share)
     with shop.progress("decontaminate") as progress:
         count = counted(progress, data.count)
         clean = np.fromiter((not watch.leaks(rows.texts(r)) for r in _passing(data.rows(), count)), np.bool_)
     made = _publish(shop, data, settings.name, clean, {"holds an evaluation item": watch.found.leaky})
     return made, watch.found
+
+
+def _plain(shop: Shop, name: str) -> Dataset:
+    """The dataset, if it is no mixture: its rates hold for all of its rows."""
+    data = shop.workspace.dataset(name)
+    if Mixture.of(data):
+        raise UserError(f"{name} is a mixture, and would lose the rates that its tasks are drawn at: clean the files "
+                        "and datasets that it is made of, then mix those (tunesmith data mix)")
+    return data
 
 
 def _publish(shop: Shop, data: Dataset, name: str, kept: NDArray[np.bool_], gone: Mapping[str, int]) -> Dataset:
@@ -226,8 +236,8 @@ def curve(shop: Shop, settings: CurveSettings) -> Checked:
         for done, (n, seed) in enumerate(todo):
             if (n, seed) not in known:
                 known[n, seed] = _learned(shop, settings, data, valid, n, seed)
-                with open(folder / "points.jsonl", "a", encoding="utf-8") as f:
-                    f.write(json.dumps({"about": about, "size": n, "seed": seed, "loss": known[n, seed]}) + "\n")
+                taskfiles.add_lines(folder / "points.jsonl", [
+                    {"about": about, "size": n, "seed": seed, "loss": known[n, seed]}])
             progress(done + 1, len(todo), {"loss": known[n, seed]})
     losses = {n: [known[n, seed] for seed in range(settings.seeds)] for n in sizes}
     found = growth.growth(losses)
@@ -283,7 +293,7 @@ def _about_curve(settings: CurveSettings, data: Dataset, valid: Dataset) -> list
 def _points(path: Path, about: list[Any]) -> dict[tuple[int, int], float]:
     """The losses measured before; a last line that was cut off is as if it had never been."""
     known = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:

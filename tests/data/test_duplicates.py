@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from tunesmith.data import duplicates, rows
-from tunesmith.records import Demonstration, Message, Prompt
+from tunesmith.records import Demonstration, Message, Prompt, fingerprint
 
 REFERENCE = json.loads(Path(__file__).with_name("curation_reference.json").read_text())
 SETS = [np.array(s, np.uint32) for s in REFERENCE["sets"]]
 
 
-def found(texts, folder, threshold=0.8):
+def found(texts, folder, threshold=0.8, known=0):
     (folder / "index").mkdir()
-    return duplicates.find(texts, folder / "index", threshold)
+    return duplicates.find(texts, folder / "index", threshold, known=known)
 
 
 @cache
@@ -106,6 +106,23 @@ def test_every_row_that_goes_has_a_twin_that_stays(tmp_path):
     assert found([a, b, c, b], tmp_path).twin.tolist() == [-1, 0, -1, 0]
 
 
+def test_known_rows_stay_and_are_all_held_against(tmp_path):
+    """a ~ b ~ c, but a and c differ: where a and b are known, c goes for b's sake, of which a is a twin."""
+    said = [f"w{n}" for n in range(45)]
+    a, b, c = (" ".join(said[:k]) for k in (36, 40, 45))
+    result = found([a, b, b, "else", c, b, "new"], tmp_path, known=4)
+    assert result.twin.tolist() == [-1, -1, -1, -1, 1, 1, -1] and (result.exact, result.near) == (1, 1)
+
+
+def test_a_crowd_of_known_rows_is_linear_work(tmp_path, monkeypatch):
+    looks = []
+    alike = duplicates._Sets.alike
+    monkeypatch.setattr(duplicates._Sets, "alike", lambda self, *pair: looks.append(pair) or alike(self, *pair))
+    texts = [f"{'please tell me what the rate of loan number ' * 4} is for account {n}" for n in range(400)]
+    result = found([*texts[:200] * 2, *texts[200:]], tmp_path, known=400)
+    assert result.near == 200 and len(looks) < 2 * 200
+
+
 def test_word_for_word_alone(tmp_path):
     said = " ".join(f"w{n}" for n in range(50))
     texts = [said, said + " w50", said.upper().replace(" ", "\n"), "", "", "!", "?", "\ud800"]
@@ -148,7 +165,19 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 def test_a_row_is_all_that_was_said():
     told = Demonstration((Message("system", "Be brief."), Message("user", "2+2?"), Message("assistant", "4")))
     asked = Prompt((Message("system", "Be brief."), Message("user", "2+2?")))
-    assert rows.whole(told) == "system: Be brief.\nuser: 2+2?\nassistant: 4"
+    assert rows.whole(told) == f"system: {fingerprint('Be brief.')[:8]}\nuser: 2+2?\nassistant: 4"
     assert rows.texts(told) == ["2+2?", "4"] and rows.texts(asked) == ["2+2?"]
     assert rows.question(told) == rows.question(asked) == "2+2?"
     assert rows.words("贷款 5%") == ["贷", "款", "5", "%"]
+
+
+def test_a_system_turn_that_all_share_makes_nobody_alike(tmp_path):
+    draw = random.Random(0)
+    told = [Demonstration((Message("system", " ".join(f"rule {n}" for n in range(150))),
+                           Message("user", " ".join(draw.choices(ascii_words(draw), k=12))),
+                           Message("assistant", " ".join(draw.choices(ascii_words(draw), k=10))))) for _ in range(50)]
+    assert duplicates.find(map(rows.whole, told), tmp_path).kept.all()
+
+
+def ascii_words(draw):
+    return ["".join(draw.choices("abcdefghij", k=6)) for _ in range(40)]

@@ -49,6 +49,28 @@ def test_short_answers_beside_a_long_question_are_not_looked_for():
     assert watch((QUESTION, "it is not")).leaks(["it is not"]) == []
 
 
+def test_a_question_is_found_however_long_its_answer_is():
+    """PaLM's rule takes the question or the answer, each by itself."""
+    answer = " ".join(f"reason{n}" for n in range(120))
+    exam = watch((QUESTION, answer))
+    assert exam.leaks([QUESTION, "I do not know"]) == [0] and exam.leaks([answer]) == [0]
+    assert exam.leaks([QUESTION, answer]) == [0]  # reported once
+    assert exam.found.items == {"exam": {0}} and exam.found.looked_for == {"exam": 1}
+
+
+def test_what_many_items_share_is_no_sign_of_one():
+    form = "read the following statement of a customer carefully and say whether it is a complaint"
+    asked = [f"customer number {n} says that {n} days ago the card {n} did not work" for n in range(11)]
+    exam = watch(*((form, text) for text in asked))
+    assert exam.leaks([form]) == [] and exam.leaks([form, asked[3]]) == [3]
+    assert watch(*((form, text) for text in asked[:10])).leaks([form]) == list(range(10))  # few share it
+    assert watch(*((form, f"my card {n}") for n in range(11))).leaks([form, "My card 7!"]) == [7]
+    assert watch(*[form] * 11).leaks([form]) == list(range(11))  # they have nothing else
+    others = (f"nothing like it in item {n} of so many others" for n in range(220))
+    other = watch(*((form, text) for text in asked), *others)
+    assert other.leaks([form]) == list(range(11))  # 11 of 231 are fewer than 5%
+
+
 def test_several_items_in_one_row_and_one_item_in_several_rows():
     other = "please list every document that i need for a mortgage application"
     exam = watch(QUESTION, other)

@@ -1,5 +1,7 @@
 """Constitutions: what their files may hold, and what a model does with drafts that break them."""
 
+from dataclasses import replace
+
 import pytest
 
 from tunesmith.contracts import Sampling
@@ -124,6 +126,18 @@ def test_a_revision_that_still_breaks_it_is_not_taken():
     assert same.text == "rain!" and "nothing else" in same.steps[0].refused
 
 
+def test_half_a_revision_takes_no_drafts_place():
+    class Short(Simulated):
+        def sample(self, prompts, sampling, **known):
+            return [[replace(a, finished=not p[0].content.startswith("You revise"))]
+                    for p, (a,) in zip(prompts, super().sample(prompts, sampling), strict=True)]
+
+    engine = Short()
+    found, = Reviser(engine, voice("!")).revise([ASK], ["rain!"])
+    assert found.text == "rain!" and found.steps[0].refused == "it ran into the token limit"
+    assert len(engine.asked) == 2  # nobody looks at it again
+
+
 def test_a_revision_must_not_break_a_rule():
     rules = RubricJudge(Rubric("Short", (RubricItem("size", "regex", rule=lambda p, a: "size 9" in a),)))
     loses = Simulated(lambda text, bad: "rain")
@@ -160,10 +174,12 @@ def test_texts_cannot_close_their_own_marks():
 
 def test_a_ledger_drops_what_was_cut_off_and_what_another_made(tmp_path):
     path = tmp_path / "deep" / "said.jsonl"
-    Ledger(path, {"by": "a"}).add([{"n": 1}, {"n": 2}])
+    Ledger(path, {"by": "a"}).add([{"n": 1, "text": "two\u2028lines, or\x85one"}, {"n": 2}])
     path.write_text(path.read_text() + '{"n": 3')
     again = Ledger(path, {"by": "a"})
-    assert again.rows == [{"n": 1}, {"n": 2}]
+    assert [r["n"] for r in again.rows] == [1, 2]
+    path.write_bytes(path.read_bytes() + '{"n": 3, "text": "é'.encode()[:-1])  # cut off within a letter
+    assert [r["n"] for r in Ledger(path, {"by": "a"}).rows] == [1, 2]
     again.add([{"n": 3}])
     assert [r["n"] for r in Ledger(path, {"by": "a"}).rows] == [1, 2, 3]
     assert Ledger(path, {"by": "b"}).rows == [] and Ledger(None, {"by": "b"}).rows == []

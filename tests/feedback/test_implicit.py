@@ -128,8 +128,9 @@ def test_a_loud_user_among_few_is_held_back_too_also_in_thumbs():
     corrected = implicit.corrected(found)
     loud = sum(abs(e.signals["thumb"]) for e in corrected if e.user == "loud")
     assert loud == pytest.approx(3 / 61 * (loud + 120))
-    weight = {label: sum(g.weight for g in implicit.thumbs(corrected, PLAIN) if g.labels == (label,)) for label in (0, 1)}
-    assert weight[1] < weight[0] / 5
+    thumbs = implicit.thumbs(corrected, PLAIN)
+    up, down = (sum(g.weight for g in thumbs if g.labels == (label,)) for label in (1, 0))
+    assert up < down / 5
 
 
 def test_a_checked_pair_of_which_one_was_left_unranked():

@@ -116,7 +116,8 @@ def test_answers(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # proxies are not asked
     engine = remote(server, key="LOCAL_API_KEY")
     seen = []
-    found = engine.sample([ASK, ASK[1:]], Sampling(12, 0.7, 0.9, ("\n",), seed=3, presence_penalty=2), n=2, progress=seen.append)
+    how = Sampling(12, 0.7, 0.9, ("\n",), seed=3, presence_penalty=2)
+    found = engine.sample([ASK, ASK[1:]], how, n=2, progress=seen.append)
     assert [[a.text for a in row] for row in found] == [["7.5 percent."] * 2] * 2 and sum(seen) == 2
     assert found[0][0].model == f"localhost:{server.port}/tiny" and found[0][0].finished
     path, headers, body = next(a for a in server.asked if a[2]["seed"] == 4 and len(a[2]["messages"]) == 2)

@@ -14,6 +14,8 @@ def revise(command: argparse.Namespace, terminal: Terminal) -> None:
     found = aihelp.revise(open_shop(command, terminal), command.settings)
     lines = [f"{found.changed} of {found.drafts} drafts written anew; {found.new} new on the desk {found.desk}, for a "
              "person to review: tunesmith studio"]
+    if found.unfinished:
+        lines += [f"{found.unfinished} drafts ran into the token limit and are left out: raise --max-tokens"]
     lines += [f'"{name}" broken by {share}' for name, share in found.broken.items()]
     lines += [f"{n} revisions not taken: {why}" for why, n in found.refused.items()]
     lines += [f"critiques without a verdict: {found.unreadable}"] if found.unreadable.value else []

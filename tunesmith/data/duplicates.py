@@ -57,13 +57,14 @@ class Duplicates:
         return self.twin < 0
 
 
-def find(texts: Iterable[str], folder: Path, threshold: float = 0.8, *,
+def find(texts: Iterable[str], folder: Path, threshold: float = 0.8, *, known: int = 0,
          progress: Callable[[int], None] | None = None) -> Duplicates:
     """The duplicates among texts.
 
     Args:
         folder: an empty folder for the index, about 700 bytes per text of 100 words.
         threshold: Jaccard similarity of the sets of shingles from which two texts say the same; 1: equal words alone.
+        known: so many of the first texts all stay, whatever they say; the others are held against each of them.
         progress: called with the number of texts read since the last call.
     """
     index = _Index(folder, threshold)
@@ -74,8 +75,9 @@ def find(texts: Iterable[str], folder: Path, threshold: float = 0.8, *,
         if progress:
             progress(len(block))
     twin = index.equal(count)
-    exact = int((twin >= 0).sum())
-    index.similar(twin)
+    exact = int((twin[known:] >= 0).sum())
+    index.similar(twin, known)
+    twin[:known] = -1
     of_twin = twin[twin]  # whom a text repeats may itself be nearly another one
     twin = np.where((twin >= 0) & (of_twin >= 0), of_twin, twin)
     return Duplicates(twin, exact, int((twin >= 0).sum()) - exact)
@@ -202,8 +204,9 @@ class _Index:
             twin[row[again]] = row[start[again]]
         return twin
 
-    def similar(self, twin: NDArray[np.int32]) -> None:
-        """Enter for each row the first one that stays and is as similar as the threshold, if there is one.
+    def similar(self, twin: NDArray[np.int32], known: int) -> None:
+        """Enter for each row from number `known` on the first one that stays and is as similar as the threshold, if
+        there is one. Of known rows with equal words the first stands for all: the sets are the same.
 
         Candidates, as later << 32 | earlier, are taken in the order of the later ones, so it is known which of the
         earlier ones stay, and most need no look.
@@ -213,6 +216,7 @@ class _Index:
         pairs = _Spill(self.folder / "pairs", np.uint64)
         for part in self.banded.parts():
             for found in _candidates(part[twin[part["row"]] < 0]):
+                found = found[found >> np.uint64(32) >= known]
                 pairs.add((found >> np.uint64(32)) * np.uint64(PARTS) // np.uint64(twin.size), found)
         sets = _Sets(self.folder)
         for part in pairs.parts():

@@ -1,9 +1,10 @@
 """Does training data hold what a model will be tested on? n-grams of evaluations, looked up in training rows.
 
-An evaluation item leaks through a row that holds most of its n-grams of words: with n = 8 and a share of 0.7 the rule
-by which PaLM's evaluations were sorted (2204.02311, section 8), applied to one row at a time, so that the row can go.
-Items shorter than n words leak through a turn of the very same words. Memory holds the evaluations' n-grams; training
-rows pass by. Left out: paraphrases and translations of an item, which no n-gram finds.
+An evaluation item leaks through a row that holds most n-grams of words of one of its texts, the question or the answer:
+with n = 8 and a share of 0.7 the rule by which PaLM's evaluations were sorted (2204.02311, section 8), applied to one
+row at a time, so that the row can go. A text that many items share (an instruction, a form) is no sign of any of them.
+Items without a text of n words leak through a turn of the very same words. Memory holds the evaluations' n-grams;
+training rows pass by. Left out: paraphrases and translations of an item, which no n-gram finds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,10 @@ from tunesmith.statistics import Interval, wilson
 N = 8
 SHARE = 0.7
 SHORTEST = 3
-"""Words of an item that is looked for: a shorter one ("Thank you") stands in every data set by chance."""
+"""Words of a text that is looked for: a shorter one ("Thank you") stands in every data set by chance."""
+MANY, COMMON = 10, 0.05
+"""A text that more items of an evaluation have than so many, and than this share of them, is looked for only in items
+that have no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +60,73 @@ class Leakage:
             "share": self.share(name).to_dict()} for name, count in self.looked_for.items()}}
 
 
+class _Text(NamedTuple):
+    words: int
+    runs: NDArray[np.uint64]
+
+
 class Evaluations:
-    """The n-grams of evaluation items, and which item each belongs to.
+    """The n-grams of evaluation items' texts, and which items each text belongs to.
 
     Args:
         n: words of a run that is looked for.
-        share: of an item's runs that a row must hold.
+        share: of the runs of one of an item's texts that a row must hold.
     """
 
     def __init__(self, items: Iterable[Item], n: int = N, share: float = SHARE):
         self.n, self.share, self.found = n, share, Leakage()
-        self.names: list[str] = []
-        self.sizes: list[int] = []
-        grams: list[NDArray[np.uint64]] = []
+        texts: dict[int, _Text] = {}
+        said: list[tuple[str, list[int]]] = []
         for item in items:
-            runs = self._runs_of(item)
-            if not runs.size:
-                self.found.too_short[item.evaluation] += 1
-                continue
-            self.found.looked_for[item.evaluation] += 1
-            grams.append(runs)
-            self.names.append(item.evaluation)
-            self.sizes.append(runs.size)
-        owners = np.repeat(np.arange(len(grams)), self.sizes) if grams else np.empty(0, np.int64)
-        flat = np.concatenate(grams) if grams else np.empty(0, np.uint64)
+            own = {_hash(text): text for text in map(words, item.texts) if len(text) >= SHORTEST}
+            texts |= {key: _Text(len(text), np.unique(self._runs(text))) for key, text in own.items()
+                      if key not in texts}
+            said.append((item.evaluation, list(own)))
+        self.names: list[str] = []
+        owners = self._owners(said, texts)
+        self.owners = list(owners.values())
+        self.sizes = np.array([texts[key].runs.size for key in owners], np.int64)
+        flat = np.concatenate([*(texts[key].runs for key in owners), np.empty(0, np.uint64)])
         order = np.argsort(flat, kind="stable")
-        self.grams, self.owners = flat[order], owners[order]
+        self.grams, self.text_of = flat[order], np.repeat(np.arange(len(owners)), self.sizes)[order]
 
     def leaks(self, texts: Sequence[str]) -> list[int]:
         """Which items (by their number) a training row of these texts holds; counted in `found`."""
         self.found.rows += 1
-        runs = np.unique(np.concatenate([*map(self._runs, texts), np.empty(0, np.uint64)]))
+        runs = np.unique(np.concatenate([*(self._runs(words(text)) for text in texts), np.empty(0, np.uint64)]))
         first, end = np.searchsorted(self.grams, runs), np.searchsorted(self.grams, runs, side="right")
-        hits = Counter(owner for a, b in zip(first, end) if a < b for owner in self.owners[a:b].tolist())
-        found = [item for item, count in hits.items() if count >= self.share * self.sizes[item]]
+        hits = Counter(text for a, b in zip(first, end) if a < b for text in self.text_of[a:b].tolist())
+        held = (text for text, count in hits.items() if count >= self.share * self.sizes[text])
+        found = sorted({item for text in held for item in self.owners[text]})
         for item in found:
             self.found.items.setdefault(self.names[item], set()).add(item)
         self.found.leaky += bool(found)
         return found
 
-    def _runs_of(self, item: Item) -> NDArray[np.uint64]:
-        """An item's n-grams; where all of its texts are short, the longest of them as a whole."""
-        long = [text for text in item.texts if len(words(text)) >= self.n]
-        if not long:
-            long = sorted(item.texts, key=lambda text: len(words(text)))[-1:]
-        if not long or len(words(long[0])) < SHORTEST:
-            return np.empty(0, np.uint64)
-        return np.unique(np.concatenate([self._runs(text) for text in long]))
+    def _owners(self, said: Sequence[tuple[str, list[int]]], texts: Mapping[int, _Text]) -> dict[int, list[int]]:
+        """The items that each text stands for: of an item all texts of n words, else its longest as a whole."""
+        items_of = Counter(evaluation for evaluation, _ in said)
+        having = Counter((evaluation, key) for evaluation, keys in said for key in keys)
+        owners: dict[int, list[int]] = {}
+        for evaluation, keys in said:
+            if not keys:
+                self.found.too_short[evaluation] += 1
+                continue
+            few = max(MANY, COMMON * items_of[evaluation])
+            own = [key for key in keys if having[evaluation, key] <= few] or keys
+            long = [key for key in own if texts[key].words >= self.n]
+            for key in long or [max(own, key=lambda key: texts[key].words)]:
+                owners.setdefault(key, []).append(len(self.names))
+            self.found.looked_for[evaluation] += 1
+            self.names.append(evaluation)
+        return owners
 
-    def _runs(self, text: str) -> NDArray[np.uint64]:
-        """n-grams as hashes; of a shorter text the whole, marked so that no longer text holds it."""
-        found = words(text)
-        if len(found) < self.n:
-            runs = [["whole:", *found]] if found else []
+    def _runs(self, text: Sequence[str]) -> NDArray[np.uint64]:
+        """n-grams of words as hashes; of a shorter text the whole, marked so that no longer text holds it."""
+        if len(text) < self.n:
+            runs: list[Sequence[str]] = [["whole:", *text]] if text else []
         else:
-            runs = [found[i:i + self.n] for i in range(len(found) - self.n + 1)]
+            runs = [text[i:i + self.n] for i in range(len(text) - self.n + 1)]
         return np.array([_hash(run) for run in runs], np.uint64)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,18 +41,23 @@ def read(seeds: str, workspace: Workspace) -> list[Task]:
 
 def append(path: Path, made: Sequence[Made]) -> None:
     """Add tasks to the journal, on disk when this returns."""
+    add_lines(path, map(asdict, made))
+
+
+def add_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows to a file of JSON lines, whose last line a crash may have cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.read_bytes() if path.exists() else b""
     with open(path, "ab") as f:
         if whole and not whole.endswith(b"\n"):
             f.write(b"\n")  # a line that a crash cut off is not continued
-        f.writelines(json.dumps(asdict(m), ensure_ascii=False).encode() + b"\n" for m in made)
+        f.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 def journal(path: Path) -> list[Made]:
     """The tasks of earlier runs; a line that was cut off is as if it had never been."""
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
         except ValueError:

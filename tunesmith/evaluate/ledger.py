@@ -20,13 +20,13 @@ class Ledger:
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        written, wanted = path.read_text(encoding="utf-8") if path.exists() else "", json.dumps(header)
-        # not splitlines(), which finds ends of lines inside texts
-        first, *lines = written[:written.rfind("\n") + 1].split("\n")[:-1] or [""]
-        whole = "".join(f"{line}\n" for line in (first, *lines))
+        written, wanted = path.read_bytes() if path.exists() else b"", json.dumps(header)
+        # bytes: a cut may go through a letter, and a text's splitlines() finds ends of lines inside texts
+        first, *lines = written[:written.rfind(b"\n") + 1].decode().split("\n")[:-1] or [""]
         if first != wanted:
-            whole, lines = wanted + "\n", []
-        if whole != written:
+            first, lines = wanted, []
+        whole = "".join(f"{line}\n" for line in (first, *lines))
+        if whole.encode() != written:
             write_atomically(path, whole)
         self.rows = [json.loads(line) for line in lines]
 
