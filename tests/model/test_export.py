@@ -16,7 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from tunesmith.errors import Conflict, ModelError, NotFound, SettingsError, UserError
 from tunesmith.model import adapters, export, gguf, heads
 from tunesmith.model import base as bases
-from tunesmith.store import removal
+from tunesmith.store import loops, removal
 
 gguf_package = pytest.importorskip("gguf")
 IDS = torch.tensor([list(range(3, 23))])
@@ -329,6 +329,30 @@ def test_an_adapter_is_removed_unless_something_needs_it(workspace, folders):
     assert not first.path.exists() and not child.path.exists()
     with pytest.raises(NotFound, match='no adapter "child"'):
         removal.remove_adapter(workspace, "child")
+
+
+def test_loops_keep_what_they_serve_and_may_go_back_to(workspace, folders):
+    for _ in range(4):
+        exported.publish(workspace, folders["llama"])
+
+    def round(candidate, adopted=True):
+        found = loops.record(workspace, loops.begin(workspace, "shop", "m@1", {}), "ppo", {"adapter": candidate})
+        return loops.adopt(workspace, found, "me") if adopted else found
+
+    for candidate in ("m@2", "m@3"):
+        round(candidate)
+    tried = round("m@4", adopted=False)
+    for name, why in (("m@1", "loop shop, which started from it"), ("m@2", "loop shop, which may go back to it"),
+                      ("m@3", "loop shop, which serves it .`tunesmith round rollback shop`"),
+                      ("m@4", "round shop 3, which is not over .`tunesmith round refuse shop`")):
+        with pytest.raises(Conflict, match=f"{name} is needed by {why}"):
+            removal.remove_adapter(workspace, name)
+    loops.refuse(workspace, tried, "", "me")
+    loops.roll_back(workspace, "shop", "me")
+    for name in ("m@3", "m@4"):
+        removal.remove_adapter(workspace, name)
+    with pytest.raises(Conflict, match="which serves it"):
+        removal.remove_adapter(workspace, "m@2")
 
 
 def test_a_run_at_work_keeps_its_adapter(workspace, folders):

@@ -4,6 +4,8 @@ import asyncio
 import json
 import threading
 import time
+from concurrent.futures import Future
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from tunesmith.service import create_app
 from tunesmith.service import interactions as service
 from tunesmith.service.assets import FOLDER
 from tunesmith.service.gateway import Gateway
+from tunesmith.service.hub import Limits
 from tunesmith.service.interactions import Log, consent
 from tunesmith.store import interactions, privacy
 from tunesmith.store.interactions import Policy
@@ -122,6 +125,19 @@ def test_a_reader_who_leaves_abandons(url, workspace, engine):
     assert [(e["type"], e["value"]) for e in found.events] == [("abandon", "disconnected")]
 
 
+def test_an_error_or_the_time_limit_is_not_the_readers_doing(workspace, engine, keeper):
+    engine.fail_after = 3
+    app = create_app(workspace, lambda: engine, base="tiny", keeper=keeper, limits=Limits(seconds=0.3))
+    with running(app) as url:
+        for endless in (False, True):
+            engine.endless = endless
+            reply = httpx.post(f"{url}/v1/chat/completions", json={"model": "tone", "messages": ASK, "stream": True})
+            assert '{"error":' in reply.text
+    found = logged(workspace, 2)
+    assert [i.answer.text[:6] for i in found] == ["The ra", "and on"] and [i.events for i in found] == [(), ()]
+    assert not any(i.answer.finished for i in found)
+
+
 def test_turns_and_new_answers_are_linked(client, workspace):
     first = chat(client, user="jo").json()["id"]
     second = chat(client, user="jo").json()["id"]
@@ -223,15 +239,50 @@ def test_too_much_at_once_is_dropped_and_counted(workspace, monkeypatch):
     assert 16 <= counted.count(("dropped", 1)) <= 18
 
 
-def test_what_is_over_goes_while_it_serves(client, workspace, monkeypatch):
-    interactions.add(workspace, [Interaction("old", (Message("user", "q"),), Answer("a"),
-                                             created="2020-01-01")], Policy(days=1))
-    new = chat(client).json()["id"]
-    for _ in range(200):
-        if [i.id for i in interactions.interactions(workspace)] == [new]:
-            return
-        time.sleep(0.02)
-    raise AssertionError("the old one is still there")
+def test_what_is_over_goes_from_a_server_that_nobody_asks(workspace, app, monkeypatch):
+    monkeypatch.setattr(service, "PURGE_EVERY", 0.1)
+    with TestClient(app):
+        for id in ("there when it starts", "over while it idles"):
+            interactions.add(workspace, [Interaction(id, (Message("user", "q"),), Answer("a"), created="2020-01-01")],
+                             Policy(days=1))
+            for _ in range(200):
+                if not list(interactions.interactions(workspace)):
+                    break
+                time.sleep(0.02)
+            else:
+                raise AssertionError(f"it is still there: {id}")
+
+
+def test_a_request_that_is_given_up_does_not_end_the_log(workspace, keeper, monkeypatch):
+    one, slow, add = Interaction("c1", (Message("user", "q"),), Answer("a")), threading.Event(), interactions.add
+    monkeypatch.setattr(interactions, "add", lambda *given: slow.wait(10) and add(*given))
+
+    async def given_up():
+        keeper.put([one])
+        waiting = asyncio.create_task(keeper.stored())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(given_up())
+    slow.set()
+    assert len(logged(workspace, 1)) == 1
+    keeper.put([replace(one, id="c2")])
+    assert len(logged(workspace, 2)) == 2
+    keeper.close()
+
+
+def test_the_end_of_the_log_stores_all_that_came_before_and_counts_the_rest(workspace, keeper, monkeypatch):
+    one, counted = Interaction("c1", (Message("user", "q"),), Answer("a")), []
+    monkeypatch.setattr(keeper, "_count", lambda outcome, n: counted.append((outcome, n)))
+    waiter = Future()
+    for item in (None, [one], waiter):  # put by others while it was ending
+        keeper._queue.put(item)
+    keeper.start()
+    keeper.close()
+    keeper.put([replace(one, id="c2")])
+    assert waiter.done() and counted == [("stored", 1), ("dropped", 1)]
+    assert [i.id for i in interactions.interactions(workspace)] == ["c1"]
 
 
 def test_what_waits_is_stored_at_the_end(workspace, engine, keeper):

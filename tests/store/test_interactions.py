@@ -96,7 +96,9 @@ def test_an_event_that_cannot_be_is_refused_whole(workspace, type, value, words)
 
 @pytest.mark.parametrize(("change", "words"), [
     ({"id": ""}, "the interaction's id"), ({"messages": (Message("assistant", "x"),)}, "must end with"),
-    ({"propensity": 0.0}, "probability"), ({"created": "noon"}, "time such as"), ({"source": "s" * 65}, "64"),
+    ({"propensity": 0.0}, "probability"), ({"created": "noon"}, "time such as"),
+    ({"created": "0001-01-01T00:00:00Z"}, "from 1970 to 2099"), ({"events": ({"type": [], "id": "1"},)}, '"type"'),
+    ({"source": "s" * 65}, "64"),
     ({"events": (event("thumb", 1, id=""),)}, '"id"'), ({"answer": Answer("x", logprobs=(float("nan"),))}, "stored")])
 def test_an_exchange_that_cannot_be_is_refused(workspace, change, words):
     with pytest.raises(DataError, match=words.replace("(", r"\(")):
@@ -227,6 +229,35 @@ def test_forgetting_a_user_erases_and_lists_what_learned(workspace):
         assert c.scalar(sa.select(sa.func.count()).select_from(tables.audit)) == 1
     for path in workspace.root.glob("tunesmith.db*"):
         assert canary.encode() not in path.read_bytes(), path.name
+
+
+def test_who_comes_after_retention_is_still_told_what_learned(workspace):
+    group = AnswerGroup(Prompt((Message("user", "q"),)), (Answer("a"), Answer("b")))
+    add(workspace, [said("c1", "q", minutes=-60 * 24 * 40), said("c2", "q", user="bob", minutes=-60 * 24 * 40)],
+        Policy(days=30))
+    for name, ids in (("mined", ["c1"]), ("of-bob", ["c2"])):
+        workspace.add_dataset(name, "comparisons", [group])
+        erasure.used(workspace, name, ids)
+    assert erasure.purge(workspace) == 2
+    workspace.add_dataset("feedback", "comparisons", [group])
+    erasure.used(workspace, "feedback", erasure.uses(workspace, "mined"))  # made when the exchange was gone
+    expected = erasure.Learned(("feedback", "mined"))
+    assert erasure.forget(workspace, "ann") == erasure.Forgotten(0, 0, expected)
+    assert erasure.to_retrain(workspace) == expected
+    with workspace.database.read() as c:
+        users = c.scalars(sa.select(tables.interaction_uses.c.user)).all()
+        assert c.scalar(sa.select(sa.func.count()).select_from(tables.audit)) == 1
+    assert sorted(bool(user) for user in users) == [False, False, True]  # nothing of ann, bob may still come
+    assert erasure.forget(workspace, "ann").learned == erasure.Learned()
+    workspace.add_dataset("later", "comparisons", [group])
+    erasure.used(workspace, "later", erasure.uses(workspace, "feedback"))  # the next round's, of the same old set
+    assert erasure.to_retrain(workspace).datasets == ("feedback", "later", "mined")
+
+
+def test_a_span_of_centuries_deletes_nothing(workspace):
+    """The year 932 is before 2026, also as a text."""
+    add(workspace, [said("c1", "q")])
+    assert erasure.purge(workspace, days=400_000) == 0
 
 
 def test_the_bytes_were_there_before(workspace):

@@ -12,6 +12,7 @@ from tunesmith.store.interactions import add
 ASKED = {"role": "user", "content": "Which rate?"}
 SAID = {"role": "assistant", "content": "7.5 percent"}
 THEN = "2026-03-01T10:00:00.000Z"
+OURS = {"id": "a", "messages": [ASKED], "answer": {"text": "7.5 percent"}}
 
 
 def read(tmp_path, *rows, source=""):
@@ -158,7 +159,10 @@ def test_our_own_export_comes_back(tmp_path, workspace, other):
     ({"choices": [{"message": SAID}], "messages": [ASKED]}, '"id" is missing'),
     ({"conversation_a": [ASKED, SAID], "conversation_b": [ASKED, SAID], "winner": "me"}, '"winner"'),
     ({"id": "t", "input": "a", "output": "b", "timestamp": "yesterday"}, "time"),
-    ({"id": "t", "input": "a", "output": "b", "scores": [{"value": 1, "id": "x"}]}, '"name" is missing')])
+    ({"id": "t", "input": "a", "output": "b", "scores": [{"value": 1, "id": "x"}]}, '"name" is missing'),
+    ({**OURS, "user": None}, '"user": input should be a valid string'), ({**OURS, "events": ["x"]}, '"events.0"'),
+    ({**OURS, "messages": [{"role": "user", "content": None}]}, '"messages.0.content"'),
+    ({**OURS, "answer": {"text": "y", "sampling": None}}, '"answer.sampling"')])
 def test_a_bad_row_is_named(tmp_path, row, words):
     with pytest.raises(DataError) as error:
         read(tmp_path, row)

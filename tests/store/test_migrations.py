@@ -106,6 +106,24 @@ def test_groups_that_shared_a_place_get_one_each(old):
                 w.database.write(lambda c, again=again: c.execute(sa.update(tables.members).values(position=again)))
 
 
+def test_notes_of_uses_learn_whose_they_were(old):
+    url = os.environ.get(VARIABLE) or f"sqlite:///{old / DATABASE}"
+    database = db.Database(url, old)
+    database.migrate(to="0007")
+    text = dict.fromkeys(("conversation", "model", "source", "asked", "said", "body", "created", "expires"), "")
+    notes = [{"dataset": "mined", "interaction": id} for id in ("here", "gone")]
+
+    def fill(c):
+        c.execute(sa.insert(tables.interactions).values(id="here", user="user-1", turn=0, holdout=False, **text))
+        c.execute(sa.insert(sa.table("interaction_uses", sa.column("dataset"), sa.column("interaction"))), notes)
+
+    database.write(fill)
+    database.close()
+    with Workspace.open(old) as w, w.database.read() as c:
+        u = tables.interaction_uses.c
+        assert c.execute(sa.select(u.interaction, u.user).order_by(u.seq)).all() == [("here", "user-1"), ("gone", "")]
+
+
 def test_no_row_ever_goes_because_another_goes(workspace):
     """Nothing deletes in cascades: every foreign key only refuses."""
     with workspace.database.read() as c:

@@ -42,6 +42,18 @@ def test_each_kind_is_found_whole_and_named(kind, text):
         assert found == [Finding(len(before), len(before) + len(text), kind)], (before, text)
 
 
+def test_findings_do_not_overlap_and_many_take_no_longer_each():
+    def seconds(times):
+        begun = time.perf_counter()
+        assert len(find("a@b.co " * times)) == times
+        return time.perf_counter() - begun
+
+    seconds(100)
+    assert min(seconds(8000) for _ in range(3)) < 32 * min(seconds(1000) for _ in range(3))  # linear: 8, else 64
+    overlapping = [Finding(0, 3, "name"), Finding(2, 5, "name"), Finding(3, 3, "name"), Finding(3, 5, "place")]
+    assert find("ann xy", [lambda _: overlapping]) == [overlapping[0], overlapping[3]]
+
+
 @pytest.mark.parametrize("text", HARMLESS)
 def test_ordinary_numbers_and_words_stay(text):
     assert [text[f.start:f.end] for f in find(text)] == []

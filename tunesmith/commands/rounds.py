@@ -45,8 +45,8 @@ def _told(found: Round, terminal: Terminal) -> None:
                      "steps": {k: dict(v) for k, v in found.steps.items()}}, "\n".join(lines))
 
 
-def _lines(found: Round) -> Iterator[str]:
-    """What a person wants to know of a round."""
+def _lines(found: Round, serves: str = "") -> Iterator[str]:
+    """What a person wants to know of a round; `serves` is the loop's model, where that may be another one by now."""
     steps = found.steps
     yield f"round {found}: {found.status}" + (f", for {found.waits}" if found.waits else "")
     checked = steps.get("check", {})
@@ -58,8 +58,9 @@ def _lines(found: Round) -> Iterator[str]:
     if why := steps.get("adopt", {}).get("why"):
         yield why
     if found.status == "adopted":
-        yield f"{found.loop} is {found.candidate} from now on; back to the one before: tunesmith round rollback " \
-              f"{found.loop}"
+        back = f"back to the one before: tunesmith round rollback {found.loop}"
+        yield (f"{found.loop} is {found.candidate} from now on; {back}" if serves in ("", found.candidate) else
+               f"{found.candidate} was taken back: {found.loop} is {serves} now")
 
 
 def _by_the_clock(shop: Shop, chosen: Any, terminal: Terminal) -> None:
@@ -131,7 +132,8 @@ def _show(shop: Shop, chosen: Any, terminal: Terminal) -> None:
     last = loops.rounds(shop.workspace, chosen.which)[-1]
     terminal.result({"serves": serves.adapter, "since": serves.created, "round": last.number, "status": last.status,
                      "steps": {k: dict(v) for k, v in last.steps.items()}},
-                    "\n".join([f"{chosen.which} serves {serves.adapter} since {serves.created[:16]}", *_lines(last)]))
+                    "\n".join([f"{chosen.which} serves {serves.adapter} since {serves.created[:16]}",
+                               *_lines(last, serves.adapter)]))
 
 
 def _adopt(shop: Shop, chosen: Any, terminal: Terminal) -> None:

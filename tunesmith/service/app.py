@@ -56,6 +56,8 @@ def create_app(workspace: Workspace, engine: Callable[[], ServingEngine] | None 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with Worker(workspace) if train else nullcontext(), courier or nullcontext():
+            if keeper:
+                keeper.start()
             yield
         if hub:
             hub.close()

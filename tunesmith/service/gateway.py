@@ -102,7 +102,8 @@ class Gateway:
                        exchange: Exchange | None = None) -> Any:
         reply = await wire.unless_gone(request, self._send(path, body, card, hub))
         if body.get("stream"):
-            return EventStream(wire.guarded(path, self._frames(reply, card, hub, exchange)),
+            frames = self._frames(reply, card, hub, exchange)
+            return EventStream(wire.guarded(path, exchange.followed(frames) if exchange else frames),
                                *([exchange.close] if exchange else []))
         made = await wire.unless_gone(request, self._read(reply))
         _count(hub, card, made.get("usage"))

@@ -20,9 +20,9 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -65,19 +65,30 @@ def consent(mode: Mode, headers: Headers, store: Any) -> str:
 
 
 class Exchange:
-    """One request while it is answered. `heard` is called with every piece of text, `close` at the end in any case: an
-    answer that had not ended by then was left by its reader."""
+    """One request while it is answered. `heard` is called with every piece of text, `close` at the end in any case;
+    a stream passes through `followed`, which notices that its reader leaves."""
 
     def __init__(self, keeper: Log, about: Interaction):
         self.keeper, self.about = keeper, about
         self._texts: dict[int, list[str]] = {}
         self._ends: dict[int, str] = {}
+        self._left = False
 
     def heard(self, index: int, text: str, finish: str | None = None) -> None:
         """More of an answer; `finish` ("stop", "length") with the last of it."""
         self._texts.setdefault(index, []).append(text)
         if finish:
             self._ends[index] = finish
+
+    async def followed(self, frames: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        """The events of a stream as they come. An error is the server's end; only a reader who leaves closes it."""
+        try:
+            async with aclosing(frames):
+                async for one in frames:
+                    yield one
+        except (asyncio.CancelledError, GeneratorExit):
+            self._left = True
+            raise
 
     def whole(self, choices: Sequence[Choice]) -> None:
         """All answers at once."""
@@ -93,12 +104,14 @@ class Exchange:
     def _interaction(self, index: int, text: str) -> Interaction:
         about, end = self.about, self._ends.get(index)
         left = {"type": "abandon", "value": "disconnected", "at": about.created, "id": "disconnected"}
-        return replace(about, id=f"{about.id}.{index}" if index else about.id, events=() if end else (left,),
+        return replace(about, id=f"{about.id}.{index}" if index else about.id,
+                       events=(left,) if self._left and not end else (),
                        answer=replace(about.answer, text=text, finished=end == "stop"))
 
 
 class Log:
-    """Takes exchanges from the event loop and stores them from a thread of its own; `close` stores what waits."""
+    """Takes exchanges from the event loop; a thread of its own stores them, and deletes what is over every
+    `PURGE_EVERY` seconds. A server starts it and closes it, which stores what waits."""
 
     def __init__(self, workspace: Workspace, mode: Mode = "all", policy: interactions.Policy | None = None,
                  waiting: int = WAITING):
@@ -106,7 +119,15 @@ class Log:
         self.metrics: Metrics | None = None
         self._queue: queue.Queue[list[Interaction] | Future[None] | None] = queue.Queue(waiting)
         self._thread: threading.Thread | None = None
-        self._purged = -PURGE_EVERY
+        self._closed = False
+        self._purge_at = 0.0
+
+    def start(self) -> None:
+        """Store and delete from now on; `put` does it too, if nobody has."""
+        if self._thread is None:
+            self._closed = False
+            self._thread = threading.Thread(target=self._work, name="interactions", daemon=True)
+            self._thread.start()
 
     def begin(self, request: Request, asked: Mapping[str, Any], messages: Conversation, model: str, id: str,
               arm: str = "", propensity: float = 1.0) -> Exchange | None:
@@ -132,9 +153,9 @@ class Log:
         """Have exchanges stored soon; never waits."""
         if not exchanges:
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="interactions", daemon=True)
-            self._thread.start()
+        if self._closed:  # a request that ended with the server: nobody stores any more
+            return self._count("dropped", len(exchanges))
+        self.start()
         try:
             self._queue.put_nowait(exchanges)
         except queue.Full:
@@ -148,39 +169,46 @@ class Log:
             await asyncio.wrap_future(done)
 
     def close(self) -> None:
-        """Store what waits, and end the thread."""
+        """Store what waits, and end the thread; what comes later is dropped and counted."""
+        self._closed = True
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
+        while not self._queue.empty():  # what came behind the word to end
+            self._turn()
 
     # ---- the thread's side
 
     def _work(self) -> None:
-        going = True
-        while going:
-            batch, waiters, going = self._gather()
-            if batch:
-                self._store(batch)
-            for done in waiters:
-                done.set_result(None)
-            if time.monotonic() - self._purged > PURGE_EVERY:
-                self._purged = time.monotonic()
+        while self._turn():
+            if time.monotonic() >= self._purge_at:
+                self._purge_at = time.monotonic() + PURGE_EVERY
                 self._guarded(lambda: erasure.purge(self.workspace))
 
-    def _gather(self) -> tuple[list[Interaction], list[Future[None]], bool]:
+    def _turn(self) -> bool:
+        """Store what comes until the next purge, and tell who waits for that; whether to go on."""
+        batch, waiter, going = self._gather()
+        if batch:
+            self._store(batch)
+        if waiter and waiter.set_running_or_notify_cancel():  # not if its request has been given up
+            waiter.set_result(None)
+        return going
+
+    def _gather(self) -> tuple[list[Interaction], Future[None] | None, bool]:
         """What is to be stored together, who waits for that, and whether to go on after it."""
         batch: list[Interaction] = []
-        item, until = self._queue.get(), time.monotonic() + PAUSE
-        while isinstance(item, list):
-            batch += item
-            if len(batch) >= BATCH:
-                return batch, [], True
+        until = self._purge_at
+        while len(batch) < BATCH:
             try:
                 item = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                return batch, [], True
-        return batch, [] if item is None else [item], item is not None
+                break
+            if not isinstance(item, list):
+                return batch, item, item is not None
+            until = until if batch else time.monotonic() + PAUSE
+            batch += item
+        return batch, None, True
 
     def _store(self, batch: list[Interaction]) -> None:
         try:

@@ -119,8 +119,9 @@ def router(hub: Hub, guard: Guard | None = None, keeper: Log | None = None) -> A
             choices = await wire.whole(request, running)
             choices = (await guard.judge(route, ask.model, body.conversation(), choices, hub.score))[:n]
         elif body.stream:
-            frames = wire.guarded(request.url.path, reply.frames(running, exchange.heard if exchange else None))
-            return EventStream(frames, running.close, *([exchange.close] if exchange else []))
+            frames = reply.frames(running, exchange.heard if exchange else None)
+            return EventStream(wire.guarded(request.url.path, exchange.followed(frames) if exchange else frames),
+                               running.close, *([exchange.close] if exchange else []))
         else:
             choices = await wire.whole(request, running)
         if exchange:

@@ -1,7 +1,8 @@
 """The end of what users said: retention, erasure on request, and what has to be trained again after that.
 
-Whoever makes a dataset or a set of answer groups of interactions notes it with `used`; the note holds ids alone and
-stays when the interactions are gone, so what learned from them can be named at any time: `to_retrain`.
+Whoever makes a dataset or a set of answer groups of interactions notes it with `used`; the note holds ids and the
+user's pseudonym and stays when the interactions are gone, so what learned from them can be named at any time:
+`to_retrain`. Erasing takes the pseudonym out of it.
 Erasing overwrites the rows on the disk (SQLite: secure_delete, and the write-ahead log is emptied). Backups, copies
 that were exported, and datasets that exist already are the owner's to delete: these last are listed.
 """
@@ -46,13 +47,18 @@ class Forgotten:
 
 
 def used(workspace: Workspace, dataset: str, interactions: Iterable[str]) -> int:
-    """Note that a dataset or a set of answers was made from interactions; how many notes were new."""
+    """Note that a dataset or a set of answers was made from interactions; how many notes were new. What is made of an
+    older set after its user was forgotten is to be made again as well."""
     rest, new = iter(dict.fromkeys(interactions)), 0
     while chunk := [*islice(rest, CHUNK)]:
         def write(c: sa.Connection, ids: Sequence[str] = chunk) -> int:
             u = db.interaction_uses.c
             there = set(c.scalars(sa.select(u.interaction).where(u.dataset == dataset, u.interaction.in_(ids))))
-            fresh = [{"dataset": dataset, "interaction": id} for id in ids if id not in there]
+            whose = _whose(c, ids)
+            erased = dict(c.execute(sa.select(u.interaction, u.erased).where(
+                u.interaction.in_(ids), u.erased != "")).tuples().all())
+            fresh = [{"dataset": dataset, "interaction": id, "user": "" if id in erased else whose.get(id, ""),
+                      "erased": erased.get(id, "")} for id in ids if id not in there]
             if fresh:
                 c.execute(sa.insert(db.interaction_uses), fresh)
             return len(fresh)
@@ -61,31 +67,39 @@ def used(workspace: Workspace, dataset: str, interactions: Iterable[str]) -> int
     return new
 
 
+def _whose(c: sa.Connection, ids: Sequence[str]) -> dict[str, str]:
+    """Interaction -> its user; of one that retention has deleted, as an earlier note has it."""
+    i, u = db.interactions.c, db.interaction_uses.c
+    noted = c.execute(sa.select(u.interaction, u.user).where(u.interaction.in_(ids), u.user != ""))
+    logged = c.execute(sa.select(i.id, i.user).where(i.id.in_(ids)))
+    return {**dict(noted.tuples().all()), **dict(logged.tuples().all())}
+
+
 def uses(workspace: Workspace, dataset: str) -> list[str]:
     """The interactions that a dataset or a set of answers was made from, to note them for what is made of it."""
     u = db.interaction_uses.c
     with workspace.database.read() as c:
-        return list(c.scalars(sa.select(u.interaction).where(u.dataset == dataset, u.erased == "").order_by(u.seq)))
+        return list(c.scalars(sa.select(u.interaction).where(u.dataset == dataset).order_by(u.seq)))
 
 
 def forget(workspace: Workspace, user: str, by: str = SHELL) -> Forgotten:
     """Erase everything of a user: an id as the application knows it, or a pseudonym. A second time, nothing is left.
 
-    The audit log notes how much was erased, not whose it was.
+    What was made of exchanges that retention has deleted since is named too. The audit log notes how much was erased,
+    not whose it was.
     """
-    who = pseudonym(secret_of(workspace.root), "user", user)
+    who, u = pseudonym(secret_of(workspace.root), "user", user), db.interaction_uses.c
     gone = sa.select(db.interactions.c.id).where(db.interactions.c.user == who)
+    theirs = (u.user == who) | u.interaction.in_(gone)
     with workspace.database.read() as c:
-        names = sorted(set(c.scalars(sa.select(db.interaction_uses.c.dataset)
-                                     .where(db.interaction_uses.c.interaction.in_(gone)))))
+        names = sorted(set(c.scalars(sa.select(u.dataset).where(theirs))))
 
     found = learned(workspace, names)
 
     def write(c: sa.Connection) -> tuple[int, int]:
-        c.execute(sa.update(db.interaction_uses).where(db.interaction_uses.c.interaction.in_(gone))
-                  .values(erased=now()))
+        c.execute(sa.update(db.interaction_uses).where(theirs).values(erased=now(), user=""))
         interactions, events = _delete(c, db.interactions.c.user == who)
-        if interactions:
+        if interactions or names:
             append(c, by, "interactions.forget", "a user", {"interactions": interactions, "events": events,
                                                             "datasets": names, "adapters": found.adapters})
         return interactions, events

@@ -201,7 +201,7 @@ def check_event(event: Event, of: str) -> Event:
     """
     where = f"event of {short(of)}"
     type, id = event.get("type"), event.get("id")
-    if type not in _VALUES:
+    if not isinstance(type, str) or type not in _VALUES:
         raise DataError(f'{where}: unknown "type" {short(type)}{nearest(str(type), get_args(Reaction))}')
     _check_id(id, f'{where}: "id"')
     wanted, read = _VALUES[type]
@@ -220,7 +220,7 @@ def moment(value: Any, name: str) -> str:
     """A time as the store writes it, from ISO 8601 (UTC where no zone is said) or seconds since 1970.
 
     Raises:
-        DataError: neither of them.
+        DataError: neither of them, or a year in which nobody logged anything, such as 0001, some tools' "unknown".
     """
     try:
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -230,12 +230,15 @@ def moment(value: Any, name: str) -> str:
             time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, TypeError, OverflowError, OSError) as e:
         raise DataError(f'"{name}" must be a time such as 2026-11-21T07:42:13Z, got {short(value)}') from e
+    if not 1970 <= time.year < 2100:
+        raise DataError(f'"{name}" must be a time from 1970 to 2099, got {short(value)}')
     return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def later(time: str, **by: float) -> str:
     """A stored time, moved."""
-    return (datetime.strptime(time, "%Y-%m-%dT%H:%M:%S.%fZ") + timedelta(**by)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moved = datetime.strptime(time, "%Y-%m-%dT%H:%M:%S.%fZ") + timedelta(**by)
+    return f"{moved.isoformat(timespec='microseconds')}Z"  # strftime does not pad years before 1000
 
 
 def _check(it: Interaction) -> None:

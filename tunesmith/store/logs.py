@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from tunesmith.errors import DataError
 from tunesmith.records import Answer, Conversation, Interaction, Message, fingerprint, turns
 from tunesmith.store.fields import Skip, read_list, read_speaker, short
@@ -30,6 +32,7 @@ Events = list[dict[str, Any]]
 UP = {"up", "thumbs up", "thumbs-up", "thumbs_up", "positive", "good", "like", "liked", "helpful", "yes", "true", "👍"}
 DOWN = {"down", "thumbs down", "thumbs-down", "thumbs_down", "negative", "bad", "dislike", "disliked", "unhelpful",
         "not helpful", "no", "false", "👎"}
+_OURS = TypeAdapter(Interaction)
 _THUMBS = re.compile(r"thumb|feedback|like|helpful|satisf", re.IGNORECASE)
 
 
@@ -162,7 +165,11 @@ def _number(value: Any) -> bool:
 # ---- the tools
 
 def _tunesmith(row: Row, skipped: Counter[str]) -> Iterator[Interaction]:
-    yield Interaction.from_dict(row)
+    try:
+        yield _OURS.validate_python(row)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise DataError(f'"{".".join(map(str, first["loc"]))}": {first["msg"].lower()}') from e
 
 
 def _openai(row: Row, skipped: Counter[str]) -> Iterator[Interaction]:

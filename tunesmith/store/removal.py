@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from tunesmith.errors import Conflict, NotFound, UserError
+from tunesmith.store import loops
 from tunesmith.store import tables as db
 from tunesmith.store.checks import split_version
 from tunesmith.store.database import pack
@@ -55,7 +56,7 @@ def remove_adapter(workspace: Workspace, name: str) -> Adapter:
 
 
 def _needs(workspace: Workspace, adapter: Adapter) -> Iterator[str]:
-    """What would break without it: its children's lineage, adapters on a full model, runs and jobs at work."""
+    """What would break without it: its children's lineage, adapters on a full model, runs and jobs at work, loops."""
     others = [a for a in workspace.adapters() if str(a) != str(adapter)]
     newest = adapter.version == max(a.version for a in [adapter, *others] if a.name == adapter.name)
     words = {str(adapter), *([adapter.name] if newest else [])}
@@ -71,3 +72,20 @@ def _needs(workspace: Workspace, adapter: Adapter) -> Iterator[str]:
             db.model_names.c.adapter == str(adapter), ~db.model_names.c.deleted)).all()
     yield from (f"fine-tuning job {row.id}" for row in jobs if json.loads(row.body).get("model") in words)
     yield from (f"model {name} of the API" for name in aliases)
+    yield from _loops(workspace, str(adapter))
+
+
+def _loops(workspace: Workspace, adapter: str) -> Iterator[str]:
+    """Loops that serve it or may go back to it, and rounds that are not over and have made it."""
+    for loop in loops.names(workspace):
+        standing = [a.adapter for a in loops.standing(workspace, loop)]
+        back = f"tunesmith round rollback {loop}"
+        if standing[0] == adapter:
+            yield f"loop {loop}, which started from it and keeps it"
+        elif standing[-1] == adapter:
+            yield f"loop {loop}, which serves it (`{back}` goes back to the model before)"
+        elif adapter in standing:
+            yield f"loop {loop}, which may go back to it (until `{back}` has gone back further)"
+    for r in loops.rounds(workspace):
+        if r.open and adapter in [step.get("adapter") for step in r.steps.values()]:
+            yield f"round {r}, which is not over (`tunesmith round refuse {r.loop}`)"

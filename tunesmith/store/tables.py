@@ -399,8 +399,10 @@ interaction_uses = sa.Table(
     sa.Column("dataset", sa.String(64), nullable=False),  # a dataset or a set of answer groups
     sa.Column("interaction", sa.String(128), nullable=False),
     sa.Column("erased", sa.String(32), nullable=False, server_default=""),  # when its user asked for that
+    sa.Column("user", sa.String(64), nullable=False, server_default=""),  # a pseudonym; "" unknown, or erased
     sa.UniqueConstraint("dataset", "interaction"),
-    sa.Index(None, "interaction"))
+    sa.Index(None, "interaction"),
+    sa.Index(None, "user"))
 
 # ---- rounds, and which model each loop has adopted
 
