@@ -388,7 +388,8 @@ def main() -> None:
     if a.what == "child":
         return child(a.stage, a.folder)
     log = a.log / f"mixtures-{a.what}.jsonl"
-    a.log.mkdir(parents=True, exist_ok=True)
+    for folder in (a.log, *([a.out] if a.out else [])):
+        folder.mkdir(parents=True, exist_ok=True)
     done: list[Cell] = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     cells = scale(a.rows, a.stages, a.folder, done, a.limit) if a.what == "scale" else transfer(a.data, a.seeds, done)
     for cell in cells:
