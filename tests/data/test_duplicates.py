@@ -147,7 +147,8 @@ def test_a_crowded_bucket_is_linear_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_rows(tmp_path):
+def test_memory_grows_by_a_small_part_of_the_index(tmp_path):
+    """A row has some 600 bytes on disk; in memory there is a 128th of the files, sorted, and four bytes per row."""
     def peak(count):
         draw = random.Random(1)
         folder = tmp_path / str(count)
@@ -159,7 +160,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         tracemalloc.stop()
         return top
 
-    assert peak(30_000) < 1.1 * peak(10_000)
+    assert peak(30_000) - peak(10_000) < 150 * 20_000
 
 
 def test_a_row_is_all_that_was_said():
