@@ -115,7 +115,7 @@ def _found(workspace: Workspace, settings: Logged) -> list[Evidence]:
     found = signals.evidence(_before(log, settings.until) if settings.until else log)
     if not any(e.signals for e in found):
         raise UserError("no reaction of a user was logged: tunesmith serve --log, or tunesmith import FILE --as "
-                        "interactions")
+                        "interactions --name SOURCE")
     return found
 
 

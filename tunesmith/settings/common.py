@@ -52,7 +52,9 @@ class Settings(BaseModel):
             first = e.errors()[0]
             name = ".".join(str(p) for p in first["loc"]) or "settings"
             if first["type"] == "missing":
-                raise SettingsError(f'"{name}"{where} is required') from e
+                known = cls.model_fields.get(name)
+                about = f": {known.description}" if known and known.description else ""
+                raise SettingsError(f'"{name}"{where} is required{about}') from e
             raise SettingsError(f'"{name}"{where}: {first["msg"].lower()} (got {first.get("input")!r})') from e
 
 
