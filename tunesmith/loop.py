@@ -150,8 +150,9 @@ def _with_served(week: Week, count: int) -> int:
     wanted = OverlapSettings(name=week.name("answers"), model=week.champion, count=max(1, count), seed=week.seed,
                              answers=week.settings.answers, until=week.round.created, pairs_alone=False,
                              max_tokens=week.settings.of("collect", prompts="x").max_tokens)
+    share, fits = week.settings.held_out, _fits(week)
     with suppress(UserError):
-        mining.overlap(week.shop, wanted, lambda p: not _is_held_out(p, week.settings.held_out) and _fits(week, p))
+        mining.overlap(week.shop, wanted, lambda p: not _is_held_out(p, share) and fits(p))
         return len(week.workspace.groups(wanted.name))
     return 0
 
@@ -174,7 +175,8 @@ def _pool(week: Week) -> list[Prompt]:
     for pattern in patterns:
         if not any(fnmatchcase(d.name, pattern) for d in datasets):
             raise UserError(f'no dataset of prompts is named "{pattern}"{nearest(pattern, [d.name for d in datasets])}')
-    found = {id: p for id, (p, _) in reversed(_served(week).items()) if _fits(week, p)}
+    fits = _fits(week)
+    found = {id: p for id, (p, _) in reversed(_served(week).items()) if fits(p)}
     for dataset in reversed(datasets):
         if any(fnmatchcase(dataset.name, p) for p in patterns):
             rows = sorted(dataset.rows(), key=lambda p: fingerprint([week.settings.seed, p.id]))
@@ -192,11 +194,11 @@ def _served(week: Week) -> dict[str, tuple[Prompt, list[str]]]:
     return found
 
 
-def _fits(week: Week, prompt: Prompt) -> bool:
+def _fits(week: Week) -> Callable[[Prompt], bool]:
     """Whether the model can read what a user asked, and has room for an answer."""
     base = week.shop.base_of(week.champion)
-    answer = week.settings.of("collect", prompts="x").max_tokens
-    return len(base.chat.prompt(prompt.messages)) + answer <= base.context
+    room = base.context - week.settings.of("collect", prompts="x").max_tokens
+    return lambda prompt: len(base.chat.prompt(prompt.messages)) <= room
 
 
 def _is_held_out(prompt: Prompt, share: float) -> bool:
