@@ -31,7 +31,7 @@ from tunesmith.feedback.groups import merge, pairs, ranked
 from tunesmith.feedback.reliability import Reliability, reliability
 from tunesmith.records import AnswerGroup, Demonstration, Labeler, Message, Pair, Prompt, fingerprint
 from tunesmith.settings.aihelp import JudgeSettings, ReviseSettings
-from tunesmith.shop import Shop
+from tunesmith.shop import Shop, counted
 from tunesmith.statistics import Interval, wilson
 from tunesmith.store import desk
 from tunesmith.store.checks import LONGEST, valid_name
@@ -233,16 +233,9 @@ def judge(shop: Shop, settings: JudgeSettings) -> Preferences:
     taken = (shop.workspace.root / "data" / name).exists()
     asked: PairJudge = _Spent(who.judge.name, name) if taken else who.judge
     with shop.progress("judge") as told:
-        done = 0
-
-        def heard(count: int) -> None:
-            nonlocal done
-            done += count
-            told(done, len(places), {})
-
         verdicts = play([g.prompt for g, _, _ in places], {
             "first": [g.answers[i].text for g, i, _ in places], "second": [g.answers[j].text for g, _, j in places]},
-            asked, kept=kept, of=who.of, progress=heard).all()
+            asked, kept=kept, of=who.of, progress=counted(told, len(places))).all()
     judged = _judged(places, verdicts, labeler.name)
     if not judged:
         said = next((look.reply for v in verdicts for look in v.looks), "")
